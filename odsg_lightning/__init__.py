@@ -1,0 +1,43 @@
+"""ODSmoothGrad as a Lightning audit callback: is your detector right for the right reasons?
+
+Public names are loaded on first use (PEP 562), so that importing a small part stays light: the callback
+does not load Detectron2, and reading a record does not load torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from odsg_lightning.detectors.resolve import resolve_adapter
+    from odsg_lightning.metrics.iof import IntersectionOverForeground
+    from odsg_lightning.training.callback import ODSmoothGradCallback
+    from odsg_lightning.training.data import CocoDetectionDataModule
+    from odsg_lightning.training.module import DetectionModule
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CocoDetectionDataModule",
+    "DetectionModule",
+    "IntersectionOverForeground",
+    "ODSmoothGradCallback",
+    "resolve_adapter",
+]
+
+_HOME = {
+    "CocoDetectionDataModule": "odsg_lightning.training.data",
+    "DetectionModule": "odsg_lightning.training.module",
+    "IntersectionOverForeground": "odsg_lightning.metrics.iof",
+    "ODSmoothGradCallback": "odsg_lightning.training.callback",
+    "resolve_adapter": "odsg_lightning.detectors.resolve",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

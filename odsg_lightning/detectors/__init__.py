@@ -1,0 +1,1 @@
+"""What the mathematics needs of a detector, and the adapters that give it."""

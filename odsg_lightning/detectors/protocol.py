@@ -1,0 +1,48 @@
+"""What the mathematics needs of a detector."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from odsg_lightning.types import Detections
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Anything that detects objects differentiably."""
+
+    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+        """Detect objects in each image.
+
+        Args:
+            images: RGB, float, 0 to 255, each ``[3, H, W]``; sizes may differ.
+
+        Returns:
+            One record per image. Boxes and scores are differentiable with respect to the images when these
+            require a gradient.
+        """
+        ...
+
+
+class Linearization(Protocol):
+    """A detector at one image: what it returned there and how each number depends on the pixels."""
+
+    detections: Detections
+    """Without a graph."""
+
+    def gradients(self, indices: Iterable[int]) -> Iterator[Tensor]:
+        """Yield ``[5, 3, H, W]`` for each detection index: d (x_min, y_min, x_max, y_max, score) / d image."""
+        ...
+
+
+@runtime_checkable
+class LinearizingDetector(Detector, Protocol):
+    """A detector with gradients of its own, faster than one backward pass per output.
+
+    Where this capability is missing, :func:`odsg_lightning.saliency.gradients.linearize` uses plain autograd.
+    """
+
+    def linearize(self, image: Tensor) -> Linearization:
+        """Run the detector on one image ``[3, H, W]`` and keep what the gradients need."""
+        ...

@@ -1,0 +1,1 @@
+"""What is measured on a saliency map: functional forms and torchmetrics classes."""

@@ -1,0 +1,1 @@
+"""Fine-tuning with Lightning: the module, the data and the audit callback."""

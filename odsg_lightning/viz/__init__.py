@@ -1,0 +1,1 @@
+"""Figures as arrays; nothing here writes a file."""
