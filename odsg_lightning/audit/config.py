@@ -1,0 +1,71 @@
+"""What an audit is told to do: everything that its numbers depend on besides the detector and the images."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Method = Literal["smoothgrad", "gradient"]
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """Settings of an audit.
+
+    Attributes:
+        method: ``"smoothgrad"``, or ``"gradient"``: the plain gradient, one pass without noise.
+        n_samples: noisy passes of SmoothGrad.
+        sigma: standard deviation of the noise relative to the pixel range (0.05 is 12.75 grey levels).
+        match_iou: least IoU of a noisy detection with the clean one.
+        pair_iou: least IoU of a detection with its ground-truth object.
+        score_threshold: a detection must score above this to be paired.
+        blur_sigma: standard deviation of the blur before binarising a map, in pixels.
+        threshold: share of a blurred map's maximum above which a pixel is foreground.
+        seed: of the noise.
+        max_objects_per_image: audit only the first so many objects of an image, in the order of their annotation ids;
+            None for all.
+    """
+
+    method: Method = "smoothgrad"
+    n_samples: int = 20
+    sigma: float = 0.05
+    match_iou: float = 0.7
+    pair_iou: float = 0.5
+    score_threshold: float = 0.9
+    blur_sigma: float = 2.0
+    threshold: float = 0.32
+    seed: int = 0
+    max_objects_per_image: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            ValueError: names the argument, its range and the value that came.
+        """
+        if self.method not in get_args(Method):
+            raise ValueError(f"Expected argument `method` to be one of {get_args(Method)}, but got {self.method!r}.")
+        whole = {"n_samples": (self.n_samples, 1), "seed": (self.seed, 0)}
+        if self.max_objects_per_image is not None:
+            whole["max_objects_per_image"] = (self.max_objects_per_image, 1)
+        for name, (number, least) in whole.items():
+            if not isinstance(number, int) or isinstance(number, bool) or number < least:
+                raise ValueError(
+                    f"Expected argument `{name}` to be an integer of at least {least}, but got {number!r}."
+                )
+        for name in ("match_iou", "pair_iou", "score_threshold", "threshold"):
+            share = getattr(self, name)
+            if not 0 <= share < 1:
+                raise ValueError(f"Expected argument `{name}` to be in [0, 1), but got {share!r}.")
+        for name in ("sigma", "blur_sigma"):
+            size = getattr(self, name)
+            if not 0 <= size < float("inf"):
+                raise ValueError(f"Expected argument `{name}` to be a finite number, 0 or more, but got {size!r}.")
+
+    @property
+    def passes(self) -> int:
+        """Number of detector passes with a gradient for each image."""
+        return 1 if self.method == "gradient" else self.n_samples
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the noise that the method really adds, relative to the pixel range."""
+        return 0.0 if self.method == "gradient" else self.sigma

@@ -1,0 +1,153 @@
+"""From a configuration to a Detectron2 detector."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from odsg_lightning.config_files import config_names, config_path
+from odsg_lightning.detectors.config_yaml import changed_values, read_yaml
+from odsg_lightning.detectors.detectron2_import import require_detectron2
+from odsg_lightning.detectors.tiny_backbone import register_tiny_backbone
+
+require_detectron2()
+
+from detectron2.config import CfgNode, get_cfg  # noqa: E402
+from detectron2.modeling import build_model  # noqa: E402
+
+Overrides = Sequence[str] | Mapping[str, Any]
+
+
+def load_config(
+    config: str | Path | Mapping[str, Any] | CfgNode, overrides: Overrides = (), num_classes: int | None = None
+) -> CfgNode:
+    """Merge a configuration into Detectron2's defaults.
+
+    Args:
+        config: a bare name from ``configs/detectors`` (``"retinanet_tiny"``), the path of a YAML file, which may name
+            other files in ``_BASE_``, a mapping of Detectron2 keys, or a ``CfgNode``, which is copied.
+        overrides: applied last: a mapping, nested or with dotted keys; or strings, as ``["SOLVER.BASE_LR=0.001"]`` or
+            in Detectron2's own way ``["SOLVER.BASE_LR", "0.001"]``.
+        num_classes: set as ``MODEL.RETINANET.NUM_CLASSES`` and ``MODEL.ROI_HEADS.NUM_CLASSES``; ``None`` leaves both.
+
+    Returns:
+        A complete configuration, not frozen.
+
+    Raises:
+        ValueError: there is no such file or name, the file is not plain YAML, or a key or the type of a value is not
+            what Detectron2 knows.
+    """
+    cfg = config.clone() if isinstance(config, CfgNode) else get_cfg()
+    cfg.defrost()
+    if not isinstance(config, CfgNode):
+        _merge(cfg, config if isinstance(config, Mapping) else read_yaml(_resolve(config)), "the configuration")
+    _merge(cfg, _overrides_as_mapping(overrides), "the overrides")
+    if num_classes is not None:
+        if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
+            raise ValueError(
+                f"Expected argument `num_classes` to be an integer of at least 1, but got {num_classes!r}."
+            )
+        cfg.MODEL.RETINANET.NUM_CLASSES = num_classes
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
+    return cfg
+
+
+def build_detector(cfg: CfgNode) -> nn.Module:
+    """Build the detector of a configuration, on the CPU, with fresh weights from torch's global random state.
+
+    ``MODEL.DEVICE`` and ``MODEL.WEIGHTS`` are not read: the Trainer moves the detector, and
+    :func:`odsg_lightning.training.weights.load_weights` loads weights.
+
+    Args:
+        cfg: from :func:`load_config`.
+
+    Returns:
+        Detectron2's own module (``RetinaNet``, ``GeneralizedRCNN``), in training mode.
+    """
+    register_tiny_backbone()
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    detector: nn.Module = build_model(cfg)
+    return detector
+
+
+def class_count(cfg: CfgNode) -> int:
+    """Return the number of classes of the detector that :func:`build_detector` builds."""
+    section = cfg.MODEL.RETINANET if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else cfg.MODEL.ROI_HEADS
+    return int(section.NUM_CLASSES)
+
+
+def portable_config(cfg: CfgNode) -> dict[str, Any]:
+    """Return what of ``cfg`` differs from Detectron2's defaults, as plain data that :func:`load_config` takes back."""
+    return changed_values(cfg, get_cfg())
+
+
+def _resolve(config: str | Path) -> Path:
+    """Tell a bare name from a path."""
+    path = Path(config).expanduser()
+    if path.is_file():
+        return path
+    names = config_names("detectors")
+    if f"detectors/{config}" in names:
+        return config_path(f"detectors/{config}")
+    known = ", ".join(Path(name).name for name in names)
+    raise ValueError(
+        f"Expected argument `config` to be the path of a YAML file or one of the names {known}, but got "
+        f"{str(config)!r}."
+    )
+
+
+def _overrides_as_mapping(overrides: Overrides) -> Mapping[str, Any]:
+    if isinstance(overrides, Mapping):
+        return overrides
+    items = [overrides] if isinstance(overrides, str) else [str(item) for item in overrides]
+    if all("=" in item for item in items):
+        pairs = [item.split("=", 1) for item in items]
+    elif len(items) % 2 == 0:
+        pairs = [items[index : index + 2] for index in range(0, len(items), 2)]
+    else:
+        raise ValueError(
+            "Expected argument `overrides` to be a mapping, strings 'KEY=VALUE' or an even number of strings "
+            f"'KEY', 'VALUE', but got {items}."
+        )
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _merge(cfg: CfgNode, values: Mapping[str, Any], source: str) -> None:
+    if "_BASE_" in values:
+        raise ValueError("Expected `_BASE_` in YAML files only: a mapping has no folder to look the base up in.")
+    version = values.get("VERSION", cfg.VERSION)
+    if version != cfg.VERSION:
+        raise ValueError(f"Expected {source} to have VERSION {cfg.VERSION}, Detectron2's, but got {version!r}.")
+    flat = _flatten(values)
+    for key in flat:
+        _check_key(cfg, key, source)
+    try:
+        cfg.merge_from_list([item for pair in flat.items() for item in pair])
+    except ValueError as error:
+        raise ValueError(f"A value in {source} does not have Detectron2's type. {error}") from error
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _check_key(cfg: CfgNode, key: str, source: str) -> None:
+    node: Any = cfg
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            close = difflib.get_close_matches(key, _flatten(cfg), n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"Expected {source} to have keys that Detectron2 knows, but got {key!r}.{hint}")
+        node = node[part]
+    if isinstance(node, Mapping):
+        raise ValueError(f"Expected {key!r} in {source} to be a section with keys of its own, but got a value.")

@@ -1,0 +1,77 @@
+"""Detectron2's RetinaNet and Faster R-CNN as differentiable detectors."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from odsg_lightning.detectors.detectron2_import import require_detectron2
+from odsg_lightning.types import Detections
+
+require_detectron2()
+
+from detectron2.modeling import GeneralizedRCNN, RetinaNet  # noqa: E402
+from detectron2.structures import Boxes  # noqa: E402
+
+SUPPORTED = (RetinaNet, GeneralizedRCNN)
+
+
+class Detectron2Adapter:
+    """Explains what a Detectron2 model returns: its final boxes and scores, after decoding, clipping and NMS.
+
+    A coordinate that Detectron2 clipped at the image border has a gradient of exactly zero: its map is undefined.
+    In two-stage models (Faster R-CNN) Detectron2 computes the proposals without a graph, so the gradients flow through
+    the RoI features only, not through the proposal boxes.
+
+    Args:
+        model: a RetinaNet or a GeneralizedRCNN with a box head, in eval mode, single precision or double.
+        input_format: channel order that the model expects, ``"BGR"`` or ``"RGB"``; the model's own by default.
+
+    Raises:
+        ValueError: a model or a channel order that is not one of these.
+    """
+
+    def __init__(self, model: nn.Module, input_format: str | None = None) -> None:
+        """See the class for the arguments."""
+        if not isinstance(model, SUPPORTED):
+            names = " or ".join(cls.__name__ for cls in SUPPORTED)
+            raise ValueError(f"Expected a Detectron2 {names}, but got {type(model).__name__}.")
+        self.model = model
+        self.input_format = input_format or getattr(model, "input_format", None) or "BGR"
+        if self.input_format not in ("BGR", "RGB"):
+            raise ValueError(f"Expected argument `input_format` to be 'BGR' or 'RGB', but got {self.input_format!r}.")
+
+    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+        """Detect objects in RGB images; see :class:`odsg_lightning.detectors.protocol.Detector`.
+
+        Raises:
+            RuntimeError: the model is in training mode, or has parameters of half precision.
+        """
+        self._check_model()
+        # One at a time: Detectron2 0.5 pads a batch, and takes the sigmoid of its logits, in place on shared views,
+        # which autograd refuses.
+        return [self._detect_one(image) for image in images]
+
+    def _detect_one(self, image: Tensor) -> Detections:
+        height, width = image.shape[1:]
+        pixels = image.flip(0) if self.input_format == "BGR" else image
+        with torch.autocast(image.device.type, enabled=False):
+            (result,) = self.model([{"image": pixels, "height": height, "width": width}])
+        instances = result["instances"]
+        if not isinstance(instances.pred_boxes, Boxes):
+            raise RuntimeError(
+                f"Expected axis-aligned boxes (XYXY), but the model returned {type(instances.pred_boxes).__name__}: "
+                "rotated boxes have no x_min, y_min, x_max, y_max to explain."
+            )
+        return Detections(instances.pred_boxes.tensor, instances.scores, instances.pred_classes)
+
+    def _check_model(self) -> None:
+        if self.model.training:
+            raise RuntimeError("Expected the detector in eval mode, but it is in training mode: call .eval() first.")
+        half = next((p.dtype for p in self.model.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
+        if half is not None:
+            raise RuntimeError(
+                f"Expected parameters of single or double precision, but got {half}: gradients of single pixels vanish "
+                "in half precision. Audit a copy of the model in float32 (precision='16-mixed' and 'bf16-mixed' keep "
+                "the parameters in float32 and work as they are)."
+            )

@@ -1,0 +1,151 @@
+"""The fixed audit set: the same images and objects in every process, run and version."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from odsg_lightning.training.coco import Annotation, CocoDataset, CocoImage, segmentation_mask
+from odsg_lightning.training.dataset import resize_boxes, resize_image, shortest_edge_size
+from odsg_lightning.training.images import load_image
+from odsg_lightning.types import AuditSample
+
+MaskSource = Literal["segmentation", "box"]
+
+
+def make_audit_samples(
+    coco: CocoDataset,
+    *,
+    image_ids: Sequence[int] | None = None,
+    count: int = 16,
+    seed: int = 0,
+    masks: MaskSource = "segmentation",
+    min_size: int = 800,
+    max_size: int = 1333,
+) -> list[AuditSample]:
+    """Choose the audit images and load them with their ground truth at the size that the network sees.
+
+    An object is usable if it is no crowd region and its mask, at network size, has at least one pixel; an image is
+    if it has a usable object. Nothing here draws from a global random stream.
+
+    Args:
+        coco: the validation set.
+        image_ids: the audit images; None lets ``seed`` choose ``count`` of the usable ones.
+        count: how many images to choose.
+        seed: which images to choose. The choice depends on the seed and each image's own id, so that images added to
+            the file change little.
+        masks: ``"segmentation"``, or ``"box"`` for filled boxes where the file has no segmentations.
+        min_size: length of the shorter edge, in pixels.
+        max_size: upper limit of the longer edge, in pixels.
+
+    Returns:
+        Samples in ascending image id, their objects in ascending annotation id. Fewer than ``count``, with a warning,
+        if the file has no more.
+
+    Raises:
+        ValueError: ``image_ids`` is empty, or names an image that is unknown or has no usable object; no image is
+            usable; the file has no segmentations and ``masks`` is ``"segmentation"``.
+    """
+    if masks == "segmentation" and not any(a.segmentation for image in coco.images for a in image.annotations):
+        raise ValueError(
+            f"Expected {coco.source} to have segmentations for the audit, but it has none. Give a file with "
+            'segmentations, or set audit_masks="box" to measure against filled boxes.'
+        )
+    if image_ids is not None:
+        return _explicit_samples(coco, image_ids, masks, min_size, max_size)
+    samples: list[AuditSample] = []
+    for image in sorted(coco.images, key=lambda image: splitmix64(splitmix64(seed) ^ image.id)):
+        sample = _sample(coco, image, masks, min_size, max_size)
+        if sample is not None:
+            samples.append(sample)
+        if len(samples) == count:
+            break
+    if not samples:
+        raise ValueError(
+            f"Expected {coco.source} to have an image with a usable object for the audit, but none of its "
+            f"{len(coco.images)} images has an object that is no crowd region and whose mask is not empty."
+        )
+    if len(samples) < count:
+        rank_zero_warn(
+            f"Expected {count} audit images, but {coco.source} has only {len(samples)} with a usable object: all of "
+            "them are audited. Fewer than 16 images tell little about a change."
+        )
+    return sorted(samples, key=lambda sample: sample.image_id)
+
+
+def splitmix64(value: int) -> int:
+    """Mix the bits of an integer: SplitMix64 (Steele, Lea and Flood 2014), the first output for the state ``value``.
+
+    Python's ``hash`` leaves integers as they are, and NumPy may change its permutations between versions.
+    """
+    mask = (1 << 64) - 1
+    value = (value + 0x9E3779B97F4A7C15) & mask
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
+    return value ^ (value >> 31)
+
+
+def _explicit_samples(
+    coco: CocoDataset, image_ids: Sequence[int], masks: MaskSource, min_size: int, max_size: int
+) -> list[AuditSample]:
+    if not image_ids:
+        raise ValueError("Expected audit_image_ids to name at least one image, but it is empty. Leave it out instead.")
+    images = {image.id: image for image in coco.images}
+    unknown = sorted(set(image_ids) - images.keys())
+    if unknown:
+        raise ValueError(f"Expected audit_image_ids to be image ids of {coco.source}, but it has no images {unknown}.")
+    samples = {i: _sample(coco, images[i], masks, min_size, max_size) for i in sorted(set(image_ids))}
+    unusable = [image_id for image_id, sample in samples.items() if sample is None]
+    if unusable:
+        raise ValueError(
+            f"Expected audit_image_ids to name images of {coco.source} with at least one usable object (no crowd "
+            f"region, mask not empty), but images {unusable} have none."
+        )
+    return [sample for sample in samples.values() if sample is not None]
+
+
+def _sample(coco: CocoDataset, image: CocoImage, masks: MaskSource, min_size: int, max_size: int) -> AuditSample | None:
+    original, size = (image.height, image.width), shortest_edge_size(image.height, image.width, min_size, max_size)
+    objects: list[Annotation] = []
+    found: list[Tensor] = []
+    for annotation in image.annotations:
+        if annotation.iscrowd or (masks == "segmentation" and not annotation.segmentation):
+            continue
+        mask = box_mask(annotation, original, size) if masks == "box" else _resized_mask(annotation, original, size)
+        if mask.any():
+            objects.append(annotation)
+            found.append(mask)
+    if not objects:
+        return None
+    boxes = torch.tensor([annotation.box for annotation in objects], dtype=torch.float32)
+    return AuditSample(
+        # Resized as uint8, so that the audit sees the very pixels of the validation.
+        image=resize_image(load_image(coco.images_dir / image.file_name, original), size).float(),
+        boxes=resize_boxes(boxes, original, size),
+        labels=torch.tensor([annotation.label for annotation in objects], dtype=torch.int64),
+        masks=torch.stack(found),
+        image_id=image.id,
+        annotation_ids=tuple(annotation.id for annotation in objects),
+        file_name=image.file_name,
+        category_names=tuple(coco.category_names[annotation.label] for annotation in objects),
+    )
+
+
+def _resized_mask(annotation: Annotation, original: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    mask = torch.from_numpy(segmentation_mask(annotation, *original).astype(np.uint8))
+    # NEAREST_EXACT samples at pixel centres, as the boxes are scaled; NEAREST would shift the mask by half a pixel.
+    resized: Tensor = transforms.resize(mask[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT)
+    return resized[0].bool()
+
+
+def box_mask(annotation: Annotation, original: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Return ``[H, W]`` bool at ``size``: the pixels whose centres lie in the annotation's box."""
+    x1, y1, x2, y2 = resize_boxes(torch.tensor([annotation.box]), original, size)[0]
+    rows, columns = torch.arange(size[0])[:, None] + 0.5, torch.arange(size[1]) + 0.5
+    inside: Tensor = (rows >= y1) & (rows < y2) & (columns >= x1) & (columns < x2)
+    return inside

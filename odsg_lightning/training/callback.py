@@ -1,0 +1,310 @@
+"""The audit callback: what does each number of the detector look at, asked at every validation."""
+
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+
+from odsg_lightning.audit.config import AuditConfig, Method
+from odsg_lightning.audit.isolation import isolated
+from odsg_lightning.audit.loop import AuditedObject, audit, audited_indices
+from odsg_lightning.detectors.protocol import Detector
+from odsg_lightning.detectors.resolve import resolve_adapter
+from odsg_lightning.metrics.iof import IOF_NAMES, SUMMARY_NAMES, IntersectionOverForeground
+from odsg_lightning.training.image_log import log_image
+from odsg_lightning.training.progress import audit_progress
+from odsg_lightning.types import PARAMETERS, AuditSample
+from odsg_lightning.training.strips import audited_strip
+
+
+class ODSmoothGradCallback(Callback):
+    """Audits a detector with ODSmoothGrad at its validations, without touching the training.
+
+    At each audited validation, every object of a fixed audit set is looked up among the detections, and those found
+    are explained: one saliency map for each of x_min, y_min, x_max, y_max and the score. Logged are
+
+    - ``iof/<parameter>/<region>``: which share of a map's foreground lies on that third (edge, middle, opposite) of the
+      object, or on the object as a whole; ``iof/object``, ``iof/edge``, ``iof/middle``: means of the four box maps;
+    - ``audit/coverage``: share of the objects that were detected; ``audit/n_objects``; ``audit/n_undefined``: maps
+      without a value (zero or not finite); ``audit/match_rate``: share of the noisy passes in which a detected object
+      was found again; ``audit/seconds``; ``audit/n_failed``: audits that failed so far;
+    - one picture per object, ``saliency/image_<id>/annotation_<id>``, of the same objects at every step.
+
+    A scalar without a value (nothing detected, or the audit failed) is logged as NaN, so that a monitor always finds
+    its key. ``ModelCheckpoint`` never takes NaN for the best; give ``EarlyStopping`` ``check_finite=False``.
+
+    The audit runs in ``trainer.fit``, ``trainer.validate`` and ``trainer.test``. Training with it gives the same bits
+    as training without it. Under ``fast_dev_run`` one image and one sample are audited. With several processes (DDP)
+    the images are shared out, and the pictures are those of the first process.
+
+    Args:
+        every_n_validations: audit the first validation of a fit and then every n-th. ``trainer.validate`` and
+            ``trainer.test`` are always audited.
+        samples: the audit set; by default that of the data module (``trainer.datamodule.audit_samples()``).
+        method: ``"smoothgrad"``, or ``"gradient"`` for the plain gradient (one pass without noise).
+        n_samples: noisy passes of SmoothGrad.
+        sigma: standard deviation of the noise relative to the pixel range (0.05 is 12.75 grey levels).
+        threshold: share of a blurred map's maximum above which a pixel is foreground.
+        blur_sigma: standard deviation of the blur before binarising a map, in pixels.
+        score_threshold: a detection must score above this to count as having found its object.
+        pair_iou: least IoU of a detection with its ground-truth object.
+        match_iou: least IoU of a noisy detection with the clean one.
+        seed: of the noise.
+        max_objects_per_image: audit only the first so many objects of an image, by annotation id; None for all.
+        max_strips: number of pictures per audit, at most; 0 for none.
+        adapter: makes a detector of the LightningModule.
+        on_error: ``"warn"``: a failing audit warns, is counted, and training goes on; ``"raise"``: it stops the run.
+
+    Raises:
+        ValueError: an argument out of range.
+        MisconfigurationException: in ``setup``, before training: no audit set, a strategy that shards the model.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning.pytorch.callbacks import ModelCheckpoint
+        >>> audit = ODSmoothGradCallback(every_n_validations=2)
+        >>> keep = ModelCheckpoint(monitor="iof/object", mode="max", auto_insert_metric_name=False)
+        >>> trainer = Trainer(callbacks=[audit, keep], logger=False)
+    """
+
+    def __init__(
+        self,
+        every_n_validations: int = 1,
+        *,
+        samples: Sequence[AuditSample] | None = None,
+        method: Method = "smoothgrad",
+        n_samples: int = 20,
+        sigma: float = 0.05,
+        threshold: float = 0.32,
+        blur_sigma: float = 2.0,
+        score_threshold: float = 0.9,
+        pair_iou: float = 0.5,
+        match_iou: float = 0.7,
+        seed: int = 0,
+        max_objects_per_image: int | None = None,
+        max_strips: int = 8,
+        adapter: Callable[[LightningModule], Detector] = resolve_adapter,
+        on_error: Literal["warn", "raise"] = "warn",
+    ) -> None:
+        """See the class for the arguments."""
+        if every_n_validations < 1:
+            raise ValueError(
+                f"Expected argument `every_n_validations` to be at least 1, but got {every_n_validations}."
+            )
+        if max_strips < 0:
+            raise ValueError(f"Expected argument `max_strips` to be 0 or more, but got {max_strips}.")
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"Expected argument `on_error` to be 'warn' or 'raise', but got {on_error!r}.")
+        self.config = AuditConfig(
+            method=method,
+            n_samples=n_samples,
+            sigma=sigma,
+            match_iou=match_iou,
+            pair_iou=pair_iou,
+            score_threshold=score_threshold,
+            blur_sigma=blur_sigma,
+            threshold=threshold,
+            seed=seed,
+            max_objects_per_image=max_objects_per_image,
+        )
+        self.every_n_validations = every_n_validations
+        self.samples = samples
+        self.max_strips = max_strips
+        self.adapter = adapter
+        self.on_error = on_error
+        self.iof = IntersectionOverForeground(blur_sigma, threshold)
+        self.n_validations = 0
+        self.n_failed = 0
+        self.seconds = 0.0
+        """Time spent auditing by this process since it began, in seconds."""
+        self._audit_set: list[AuditSample] = []
+
+    # Hooks ------------------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check the Trainer and take the audit set, so that mistakes show before training begins."""
+        if stage == "predict":
+            return
+        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            raise MisconfigurationException(
+                "Expected a strategy that keeps the model whole on every device (a single device, or DDP), but got "
+                f"{type(trainer.strategy).__name__}. Audit the checkpoint afterwards with trainer.validate() instead."
+            )
+        self._audit_set = list(self.samples if self.samples is not None else _samples_of_datamodule(trainer))
+        if not any(sample.annotation_ids for sample in self._audit_set):
+            raise MisconfigurationException("Expected an audit set with at least one object, but got an empty one.")
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping) and _is_ours(callback.monitor) and callback.check_finite:
+                rank_zero_warn(
+                    f"EarlyStopping(monitor={callback.monitor!r}) will end the run at the first validation at which the "
+                    "detector finds no object of the audit set: the value is NaN there. Pass check_finite=False."
+                )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the detector once before training, so that a module without one is refused at once."""
+        self.adapter(pl_module)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Audit, if this validation's turn has come."""
+        if trainer.sanity_checking:
+            return
+        if trainer.state.fn == TrainerFn.FITTING:
+            turn = self.n_validations % self.every_n_validations == 0
+            self.n_validations += 1
+            if not turn:
+                return
+        self._audit_and_log(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Audit."""
+        self._audit_and_log(trainer, pl_module)
+
+    @property
+    def state_key(self) -> str:
+        """Tells this callback's state from that of another one in the same checkpoint."""
+        return self._generate_state_key(every_n_validations=self.every_n_validations, **vars(self.config))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to keep the cadence."""
+        return {"n_validations": self.n_validations, "n_failed": self.n_failed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the cadence of the run that is resumed."""
+        self.n_validations = state_dict["n_validations"]
+        self.n_failed = state_dict["n_failed"]
+
+    # The audit --------------------------------------------------------------------------------------------------------
+
+    def _audit_and_log(self, trainer: Trainer, module: LightningModule) -> None:
+        started = time.perf_counter()
+        counts, error = torch.zeros(len(_COUNTS), device=module.device), None
+        self.iof.reset()
+        self.iof.to(module.device)
+        try:
+            with isolated(module):
+                counts = self._audit_share(trainer, module)
+        except Exception as raised:
+            error = raised
+        # Every process must learn of a failure before any of them waits for the others' values.
+        succeeded = trainer.strategy.reduce_boolean_decision(error is None, all=True)
+        if succeeded:
+            means = self.iof.compute()
+            rates = _rates(torch.as_tensor(trainer.strategy.reduce(counts, reduce_op="sum")))
+        else:
+            self.n_failed += 1
+            self._report(error, trainer)
+            undefined = torch.tensor(torch.nan, device=module.device)
+            means = dict.fromkeys((*IOF_NAMES, *SUMMARY_NAMES), undefined)
+            rates = _rates(undefined.expand(len(_COUNTS)))
+        self.iof.reset()
+        scalars = {f"iof/{name}": value for name, value in means.items()} | rates
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        scalars["audit/seconds"] = torch.tensor(seconds, device=module.device)
+        scalars["audit/n_failed"] = torch.tensor(float(self.n_failed), device=module.device)
+        self.log_dict(scalars)
+
+    def _audit_share(self, trainer: Trainer, module: LightningModule) -> Tensor:
+        """Audit this process's images; update the metric, log the pictures and return the ``_COUNTS``."""
+        samples = self._audit_set[trainer.global_rank :: trainer.world_size]
+        config = self.config
+        if trainer.fast_dev_run:
+            samples, config = samples[:1], replace(config, n_samples=1)
+        drawn = _drawn_objects(samples, config, self.max_strips) if trainer.is_global_zero else set()
+        counts = torch.zeros(len(_COUNTS), device=module.device)
+        strips = {}
+        with audit_progress(trainer, len(samples) * config.passes) as on_pass:
+            for found in audit(self.adapter(module), samples, config, device=module.device, on_pass=on_pass):
+                counts += torch.tensor(_count(found), device=module.device)
+                self.iof.update(*_as_batch(found, module.device))
+                if (found.sample.image_id, found.annotation_id) in drawn:
+                    strips[_tag(found)] = audited_strip(found, config)
+        for tag, strip in strips.items():  # only now: a failed audit leaves no pictures
+            log_image(trainer, tag, strip)
+        return counts
+
+    def _report(self, error: Exception | None, trainer: Trainer) -> None:
+        if self.on_error == "raise":
+            raise RuntimeError(f"ODSmoothGrad audit failed at step {trainer.global_step}; see above.") from error
+        if error is not None:
+            trace = "".join(traceback.format_exception(error))
+            warnings.warn(
+                f"The ODSmoothGrad audit at step {trainer.global_step} failed, and training goes on without it "
+                f"(on_error='raise' would stop it). Its values are logged as NaN.\n{trace}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+_COUNTS = ("objects", "paired", "undefined", "matched", "passes")
+
+
+def _count(found: AuditedObject) -> list[float]:
+    """Return one object's contribution to the ``_COUNTS``."""
+    if found.saliency is None:
+        return [1, 0, 0, 0, 0]
+    undefined = int((~found.saliency.defined).sum())
+    return [1, 1, undefined, found.saliency.matched_passes, found.saliency.n_samples]
+
+
+def _as_batch(found: AuditedObject, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return one object's maps ``[1, 5, H, W]`` and mask ``[1, H, W]``; none (``[0, ...]``) of a missed one."""
+    mask = found.mask[None].to(device)
+    if found.saliency is None:
+        return torch.zeros(0, len(PARAMETERS), *mask.shape[1:], device=device), mask[:0]
+    return found.saliency.maps[None], mask
+
+
+def _rates(counts: Tensor) -> dict[str, Tensor]:
+    objects, paired, undefined, matched, passes = counts
+    return {
+        "audit/coverage": paired / objects,
+        "audit/n_objects": objects,
+        "audit/n_undefined": undefined,
+        "audit/match_rate": matched / passes,  # 0 / 0 is NaN: nothing was detected
+    }
+
+
+def _drawn_objects(samples: Sequence[AuditSample], config: AuditConfig, count: int) -> set[tuple[int, int]]:
+    """Choose the objects that get a picture: the first of each image, then the second of each, and so on.
+
+    It depends on the audit set alone, so the same objects appear at every step.
+    """
+    audited = [(sample, audited_indices(sample, config.max_objects_per_image)) for sample in samples]
+    order = [
+        (position, rank, sample.image_id, sample.annotation_ids[index])
+        for rank, (sample, indices) in enumerate(audited)
+        for position, index in enumerate(indices)
+    ]
+    return {(image_id, annotation_id) for _, _, image_id, annotation_id in sorted(order)[:count]}
+
+
+def _tag(found: AuditedObject) -> str:
+    return f"saliency/image_{found.sample.image_id}/annotation_{found.annotation_id}"
+
+
+def _is_ours(monitor: str | None) -> bool:
+    return monitor is not None and monitor.startswith(("iof/", "audit/"))
+
+
+def _samples_of_datamodule(trainer: Trainer) -> Sequence[AuditSample]:
+    audit_samples = getattr(getattr(trainer, "datamodule", None), "audit_samples", None)
+    if not callable(audit_samples):
+        raise MisconfigurationException(
+            "Expected a data module with a method `audit_samples() -> list[odsg_lightning.types.AuditSample]`, but the "
+            "Trainer has none. Use odsg_lightning.CocoDetectionDataModule, or pass "
+            "ODSmoothGradCallback(samples=[...])."
+        )
+    samples: Sequence[AuditSample] = audit_samples()
+    return samples

@@ -1,0 +1,77 @@
+"""Between this package's batches and Detectron2's: RGB and XYXY tensors on one side, ``Instances`` on the other.
+
+A batch is a list with one dictionary per image:
+
+======================= =========================================================================================
+``image``               ``[3, H, W]`` RGB, uint8 or float, 0 to 255, at the size the detector sees
+``boxes``, ``labels``   ``[G, 4]`` float32 XYXY in pixels of ``image``, and ``[G]`` int64 class indices (training)
+``image_id``            COCO image id
+``height``, ``width``   size of the original image in pixels
+``target``              ``boxes`` ``[G, 4]`` XYXY in original pixels, ``labels`` and ``iscrowd`` ``[G]`` (evaluation)
+======================= =========================================================================================
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from odsg_lightning.detectors.detectron2_import import require_detectron2
+from odsg_lightning.types import Detections
+
+require_detectron2()
+
+from detectron2.structures import Boxes, Instances  # noqa: E402
+
+
+def to_input_format(image: Tensor, input_format: str) -> Tensor:
+    """Return an RGB image ``[3, H, W]`` in the channel order of ``INPUT.FORMAT``.
+
+    Raises:
+        ValueError: the image does not have three channels, or the format is neither ``"BGR"`` nor ``"RGB"``.
+    """
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"Expected an RGB image [3, H, W], but got {tuple(image.shape)}.")
+    if input_format not in ("BGR", "RGB"):
+        raise ValueError(f"Expected INPUT.FORMAT to be 'BGR' or 'RGB', but got {input_format!r}.")
+    return image.flip(0) if input_format == "BGR" else image
+
+
+def training_inputs(batch: Sequence[dict[str, Any]], input_format: str) -> list[dict[str, Any]]:
+    """Return a batch as Detectron2 wants it in training: the image and its ground truth as ``Instances``."""
+    inputs = []
+    for sample in batch:
+        image = to_input_format(sample["image"], input_format)
+        instances = Instances((image.shape[1], image.shape[2]))
+        instances.gt_boxes = Boxes(sample["boxes"])
+        instances.gt_classes = sample["labels"]
+        inputs.append({"image": image, "instances": instances})
+    return inputs
+
+
+def evaluation_inputs(batch: Sequence[dict[str, Any]], input_format: str) -> list[dict[str, Any]]:
+    """Return a batch as Detectron2 wants it in evaluation: it scales its boxes to ``height`` and ``width``."""
+    return [
+        {
+            "image": to_input_format(sample["image"], input_format),
+            "height": int(sample["height"]),
+            "width": int(sample["width"]),
+        }
+        for sample in batch
+    ]
+
+
+def detect(detector: nn.Module, inputs: list[dict[str, Any]]) -> list[Detections]:
+    """Run a Detectron2 detector in evaluation mode.
+
+    Args:
+        detector: RetinaNet or GeneralizedRCNN.
+        inputs: ``image`` in the detector's channel order, with ``height`` and ``width`` to scale the boxes to.
+
+    Raises:
+        RuntimeError: the detector is in training mode, in which it returns losses.
+    """
+    if detector.training:
+        raise RuntimeError("Expected a detector in evaluation mode, but it is in training mode: call `.eval()` first.")
+    results = [output["instances"] for output in detector(inputs)]
+    return [Detections(r.pred_boxes.tensor.float(), r.scores.float(), r.pred_classes) for r in results]

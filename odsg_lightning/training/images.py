@@ -1,0 +1,103 @@
+"""Reading one image file as a person would see it: RGB, 8 bits, upright."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+_EXIF_ORIENTATION = 0x0112
+# What undoes each EXIF orientation. ImageOps.exif_transpose also rewrites the EXIF block, which fails on odd tags.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def load_image(path: str | Path, expected_size: tuple[int, int] | None = None) -> Tensor:
+    """Read an image file as RGB.
+
+    Greyscale, palette and CMYK images are converted, transparency is composited over white, and 16-bit greyscale is
+    scaled from 0-65535 to 0-255. The EXIF rotation is applied, unless ``expected_size`` fits the stored pixels only:
+    then the boxes refer to these.
+
+    Args:
+        path: an image file that Pillow reads.
+        expected_size: ``(height, width)`` that the annotation file states; None accepts any.
+
+    Returns:
+        ``[3, H, W]`` uint8 RGB, 0 to 255.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not an image, is truncated, is too large for Pillow's decompression limit, has pixels
+            without a known range, or has a size other than ``expected_size``. The message names the file.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            _refuse_bombs(image)
+            image.load()
+            upright = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+            rgb = _to_rgb(image)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"Expected an image file at {path}, but there is none.") from None
+    except Exception as error:  # decoders of broken files raise nearly everything: OSError, SyntaxError, struct.error
+        raise ValueError(
+            f"Expected {path} to be a complete image file, but reading it failed: {error}. Replace the file, or "
+            "remove its record from the annotations."
+        ) from error
+    pixels = torch.from_numpy(np.array(_oriented(rgb, upright, expected_size, path)))
+    return pixels.permute(2, 0, 1).contiguous()
+
+
+def _refuse_bombs(image: Image.Image) -> None:
+    # Pillow only warns up to twice its limit. Turning warnings into errors is not safe in threads; comparing is.
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(
+            f"{image.width}x{image.height} pixels exceed Pillow's limit of {limit} (decompression bomb); raise "
+            "PIL.Image.MAX_IMAGE_PIXELS if the image is trusted"
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _from_16_bit(image).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range; convert it to 8 or 16 bits")
+    if image.has_transparency_data:
+        # Pillow converts La (premultiplied) to LA only.
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    # Image.convert clips at 255 here and would turn nearly every 16-bit image white.
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"expected 16-bit pixels (0 to 65535), but they range from {values.min()} to {values.max()}")
+    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _oriented(
+    image: Image.Image, upright: Image.Transpose | None, expected_size: tuple[int, int] | None, path: Path
+) -> Image.Image:
+    stored = (image.height, image.width)
+    rotated = image if upright is None else image.transpose(upright)
+    if expected_size is None or (rotated.height, rotated.width) == tuple(expected_size):
+        return rotated
+    if stored == tuple(expected_size):
+        return image
+    raise ValueError(
+        f"Expected {path} to have height {expected_size[0]} and width {expected_size[1]}, as its record in the "
+        f"annotations says, but got height {rotated.height} and width {rotated.width}. Correct the record, or use the "
+        "image that was annotated."
+    )

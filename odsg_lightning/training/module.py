@@ -1,0 +1,238 @@
+"""A Detectron2 detector as a LightningModule: losses, COCO average precision, checkpoints that stand alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from odsg_lightning.detectors.build import build_detector, class_count, load_config, portable_config
+from odsg_lightning.detectors.detectron2_import import require_detectron2
+from odsg_lightning.training.detectron2_batch import detect, evaluation_inputs, to_input_format, training_inputs
+from odsg_lightning.training.precision import Backend, CocoPrecision
+from odsg_lightning.training.solver import build_solver, clip_gradients_from_config
+from odsg_lightning.training.weights import load_weights
+from odsg_lightning.types import Detections
+
+require_detectron2()
+
+from detectron2.utils.events import EventStorage  # noqa: E402
+
+Batch = list[dict[str, Any]]
+
+_NORMALIZER_KEY = "odsg_loss_normalizer"
+
+
+class DetectionModule(LightningModule):
+    """Trains and evaluates a RetinaNet or a Faster R-CNN of Detectron2.
+
+    Logs ``train/loss`` and each loss (``train/loss_cls``, ...) at every step, and ``val/map``, ``val/map_50`` and
+    ``val/map_75`` (``test/...``) at the end of an evaluation; as with COCO's own tool, -1 means that there was no
+    ground truth. Batches are described in :mod:`odsg_lightning.training.detectron2_batch`.
+
+    A checkpoint holds what in the configuration differs from Detectron2's defaults, as plain data:
+    ``DetectionModule.load_from_checkpoint(path)`` needs no YAML file, no weights and no data module.
+    ``optimizer`` and ``lr_scheduler`` are code and are not in it: pass them again to train on.
+
+    Args:
+        config: see :func:`odsg_lightning.detectors.build.load_config`.
+        overrides: see there.
+        num_classes: ``None``: as in the configuration; ``"auto"``: the data module's ``num_classes``, when the Trainer
+            sets the module up.
+        weights: a ``.pth`` or model-zoo ``.pkl`` file to start from, see
+            :func:`odsg_lightning.training.weights.load_weights`. Not read when a checkpoint is loaded.
+        optimizer: makes an optimizer of the trainable parameters. ``None``: the configuration's ``SOLVER``.
+        lr_scheduler: makes a schedule, stepped after every optimizer step. ``None``: the configuration's, or a constant
+            rate if ``optimizer`` is given.
+        map_backend: what computes the average precision.
+
+    Attributes:
+        detector: Detectron2's own module.
+        cfg: the merged configuration.
+
+    Raises:
+        ValueError: the configuration, the number of classes or the weights cannot be used.
+    """
+
+    detector: nn.Module
+
+    def __init__(
+        self,
+        config: str | Path | Mapping[str, Any],
+        overrides: Sequence[str] | Mapping[str, Any] | None = None,
+        num_classes: int | Literal["auto"] | None = None,
+        weights: str | Path | None = None,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        map_backend: Backend = "pycocotools",
+    ) -> None:
+        """Store the arguments; build the detector unless ``num_classes`` is ``"auto"``."""
+        super().__init__()
+        self.cfg = load_config(config, overrides or (), None if num_classes == "auto" else num_classes)
+        if self.cfg.MODEL.MASK_ON or self.cfg.MODEL.KEYPOINT_ON:
+            raise ValueError("Expected a detector of boxes only: set MODEL.MASK_ON and MODEL.KEYPOINT_ON to false.")
+        self._weights = weights
+        self._optimizer = optimizer
+        self._lr_scheduler = lr_scheduler
+        # A dictionary of plain data, not the arguments themselves: the YAML file may move, callables do not pickle,
+        # and the weights are those of the checkpoint.
+        hparams = {
+            "config": portable_config(self.cfg),
+            "overrides": None,
+            "num_classes": num_classes,
+            "map_backend": map_backend,
+        }
+        self.save_hyperparameters(hparams, logger=False)
+        self._precision = CocoPrecision(map_backend)
+        if num_classes != "auto":
+            self._build()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - as nn.Module's
+        """Say why there is no detector yet."""
+        # nn.Module keeps submodules where only its own __getattr__ looks.
+        if name == "detector" and name not in self.__dict__.get("_modules", {}):
+            raise AttributeError(
+                "The detector does not exist yet: with num_classes='auto' it is built when the Trainer sets the module "
+                "up, because the data module knows the number of classes. Give num_classes as a number to build it now."
+            )
+        return super().__getattr__(name)
+
+    def _build(self) -> None:
+        self.detector = build_detector(self.cfg)
+        if self._weights is not None:
+            load_weights(self.detector, self._weights)
+
+    def configure_model(self) -> None:
+        """Build the detector if ``num_classes="auto"`` left it to the data module; check the number if not.
+
+        Raises:
+            MisconfigurationException: no data module says the number of classes, or it has more than the detector.
+        """
+        datamodule = getattr(self._trainer, "datamodule", None)
+        known: int | None = getattr(datamodule, "num_classes", None)
+        if not hasattr(self, "detector"):
+            if known is None:
+                raise MisconfigurationException(
+                    "Expected num_classes='auto' to come with a data module that has `num_classes`, but got "
+                    f"{type(datamodule).__name__}. Give the Trainer such a data module, or num_classes as a number."
+                )
+            self.cfg = load_config(self.cfg, num_classes=known)
+            self.hparams.update(config=portable_config(self.cfg), num_classes=known)
+            self._build()
+        elif known is not None and known > class_count(self.cfg):
+            raise MisconfigurationException(
+                f"Expected data of at most {class_count(self.cfg)} classes, the detector's number, but the data module "
+                f"has {known}. Set num_classes to {known} or to 'auto'."
+            )
+
+    def forward(self, images: Sequence[Tensor]) -> list[Detections]:
+        """Detect objects.
+
+        The module must be in evaluation mode, and this method does not change the mode: in training mode Detectron2
+        returns losses, and batch norm would learn from the images. Gradients are recorded unless the caller turns them
+        off; Detectron2 0.5 can differentiate one image at a time only.
+
+        Args:
+            images: RGB, ``[3, H, W]`` each, 0 to 255, sizes may differ.
+
+        Returns:
+            For each image its detections, in pixels of that image, highest score first.
+
+        Raises:
+            RuntimeError: the module is in training mode.
+        """
+        return detect(self.detector, [{"image": to_input_format(i, self.cfg.INPUT.FORMAT)} for i in images])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the sum of Detectron2's losses, and log each."""
+        # Detectron2's losses write into a storage, and fail without one.
+        with EventStorage(self.global_step):
+            losses: dict[str, Tensor] = self.detector(training_inputs(batch, self.cfg.INPUT.FORMAT))
+        total = torch.stack(list(losses.values())).sum()
+        self.log("train/loss", total, prog_bar=True, batch_size=len(batch))
+        self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, batch_size=len(batch))
+        return total
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the images of an earlier evaluation."""
+        self._precision.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Compare the detections with the ground truth, in original pixels."""
+        for sample, found in zip(batch, self._detect_original(batch), strict=True):
+            self._precision.update(sample["image_id"], found, sample["target"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/map``, ``val/map_50`` and ``val/map_75``."""
+        self._log_precision("val")
+
+    def on_test_epoch_start(self) -> None:
+        """As in validation."""
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As in validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/map``, ``test/map_50`` and ``test/map_75``."""
+        self._log_precision("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """Return for each image its ``image_id``, and ``boxes`` (XYXY, original pixels), ``scores`` and ``labels``."""
+        return [
+            {"image_id": sample["image_id"], "boxes": found.boxes, "scores": found.scores, "labels": found.labels}
+            for sample, found in zip(batch, self._detect_original(batch), strict=True)
+        ]
+
+    def _detect_original(self, batch: Batch) -> list[Detections]:
+        return detect(self.detector, evaluation_inputs(batch, self.cfg.INPUT.FORMAT))
+
+    def _log_precision(self, stage: str) -> None:
+        # Every rank computes, and gets the same values; sync_dist only tells Lightning that they may be logged.
+        values = {f"{stage}/{name}": value.to(self.device) for name, value in self._precision.compute().items()}
+        self.log_dict(values, prog_bar=True, sync_dist=True, batch_size=1)
+        self._precision.reset()
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type is a union that mypy cannot match
+        """Build the optimizer and the schedule, from the arguments or from the configuration's ``SOLVER``."""
+        total_steps = self.trainer.estimated_stepping_batches
+        return build_solver(self.cfg, self.detector, self._optimizer, self._lr_scheduler, total_steps)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the Trainer says, if it does, else as ``SOLVER.CLIP_GRADIENTS`` says."""
+        if gradient_clip_val is not None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            clip_gradients_from_config(self.cfg, parameters)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep RetinaNet's running loss normalizer, which Detectron2 leaves out of the state_dict."""
+        normalizer = getattr(self.detector, "loss_normalizer", None)
+        if normalizer is not None:
+            checkpoint[_NORMALIZER_KEY] = float(normalizer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore RetinaNet's running loss normalizer."""
+        if _NORMALIZER_KEY in checkpoint:
+            self.detector.loss_normalizer = checkpoint[_NORMALIZER_KEY]
+
+    def export_weights(self, path: str | Path) -> None:
+        """Write the weights as a Detectron2 checkpoint, ``{"model": state_dict}``.
+
+        Raises:
+            ValueError: the name does not end in ``.pth``, by which Detectron2 knows the format.
+        """
+        if Path(path).suffix != ".pth":
+            raise ValueError(f"Expected argument `path` to end in '.pth', but got {str(path)!r}.")
+        torch.save({"model": {name: value.cpu() for name, value in self.detector.state_dict().items()}}, path)

@@ -1,0 +1,45 @@
+"""The picture of one audited object."""
+
+import numpy as np
+
+from odsg_lightning.audit.config import AuditConfig
+from odsg_lightning.audit.loop import AuditedObject
+from odsg_lightning.metrics.iof import IOF_NAMES, intersection_over_foreground
+from odsg_lightning.saliency.masks import binarise
+from odsg_lightning.types import BOX_PARAMETERS
+from odsg_lightning.viz.strip import object_strip
+
+
+def audited_strip(found: AuditedObject, config: AuditConfig) -> np.ndarray:
+    """Draw the photograph with both boxes, then the five maps with their foreground and their IOF.
+
+    Returns:
+        ``[H, W, 3]`` uint8 RGB.
+    """
+    sample = found.sample
+    name = sample.category_names[found.index] if sample.category_names else f"class {int(sample.labels[found.index])}"
+    place = f"{name}, image {sample.image_id}, annotation {found.annotation_id}"
+    truth = sample.boxes[found.index]
+    if found.saliency is None or found.box is None:
+        title = f"{place}: missed (no detection above {config.score_threshold:g})"
+        return object_strip(
+            sample.image, None, None, ground_truth_box=truth, detected_box=None, mask=found.mask, title=title
+        )
+    maps = found.saliency.maps.cpu()
+    values = intersection_over_foreground(
+        maps[None], found.mask[None], blur_sigma=config.blur_sigma, threshold=config.threshold
+    )[0]
+    iof = dict(zip(IOF_NAMES, values.tolist(), strict=True))
+    captions = [f"edge {iof[f'{p}/edge']:.2f}  object {iof[f'{p}/object']:.2f}" for p in BOX_PARAMETERS]
+    captions.append(f"object {iof['score/object']:.2f}")
+    passes = f"{found.saliency.matched_passes}/{found.saliency.n_samples} passes"
+    return object_strip(
+        sample.image,
+        maps,
+        binarise(maps, config.blur_sigma, config.threshold),
+        ground_truth_box=truth,
+        detected_box=found.box.cpu(),
+        mask=found.mask,
+        title=f"{place}: score {found.score:.3f}, IoU {found.iou:.2f}, {passes}",
+        captions=captions,
+    )

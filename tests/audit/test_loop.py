@@ -1,0 +1,137 @@
+import pytest
+import torch
+from helpers.known_detectors import LinearDetector, QuadraticDetector, box_sample
+
+from odsg_lightning.audit.config import AuditConfig
+from odsg_lightning.audit.loop import audit, audited_indices, pair_detections
+from odsg_lightning.types import AuditSample, Detections
+
+TWO = [[2, 2, 12, 12], [10, 8, 22, 20]]
+
+
+def detector_of(boxes, scores, labels, kind=LinearDetector):
+    base = torch.cat([torch.tensor(boxes, dtype=torch.float32), torch.tensor(scores)[:, None]], 1)
+    weights = 1e-6 * torch.randn(len(base), 5, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    return kind(base, weights, torch.tensor(labels))
+
+
+def detections(boxes, scores, labels):
+    return Detections(torch.tensor(boxes, dtype=torch.float32), torch.tensor(scores), torch.tensor(labels))
+
+
+class TestPairing:
+    sample = box_sample(TWO, [0, 1])
+
+    def pairs(self, boxes, scores, labels, **settings):
+        return pair_detections(self.sample, detections(boxes, scores, labels), AuditConfig(**settings))[0].tolist()
+
+    def test_index_counts_all_detections_not_only_confident_ones(self):
+        assert self.pairs([[0, 0, 1, 1], *TWO[::-1]], [0.1, 0.95, 0.99], [0, 1, 0]) == [2, 1]
+
+    def test_score_must_lie_above_the_threshold(self):
+        assert self.pairs(TWO, [0.5, 0.75], [0, 1], score_threshold=0.5) == [-1, 1]
+
+    def test_class_must_agree(self):
+        assert self.pairs(TWO, [0.95, 0.95], [1, 1]) == [-1, 1]
+
+    def test_overlap_must_reach_one_half(self):
+        # 10 x 5 of the 10 x 10 object: IoU 0.5; 10 x 4: 0.4
+        assert self.pairs([[2, 2, 12, 7]], [0.95], [0]) == [0, -1]
+        assert self.pairs([[2, 2, 12, 6]], [0.95], [0]) == [-1, -1]
+
+    def test_two_detections_of_one_object_give_one_pair(self):
+        assert self.pairs([[2, 2, 12, 11], TWO[0]], [0.99, 0.91], [0, 0]) == [1, -1]
+
+    def test_iou_is_reported(self):
+        _, ious = pair_detections(self.sample, detections([[2, 2, 12, 7]], [0.95], [0]), AuditConfig())
+        assert ious[0] == 0.5
+        assert ious[1].isnan()
+
+
+def test_every_object_comes_back_paired_or_missed():
+    sample = box_sample(TWO, [0, 1], first_annotation=40)
+    found, missed = audit(detector_of(TWO[:1], [0.95], [0]), [sample], AuditConfig(n_samples=3))
+    assert (found.annotation_id, found.missed) == (40, False)
+    assert found.score == pytest.approx(0.95)
+    assert found.iou == pytest.approx(1)
+    assert found.saliency.matched_passes == 3
+    assert torch.equal(found.mask, sample.masks[0])
+    assert (missed.annotation_id, missed.missed, missed.saliency, missed.box) == (41, True, None, None)
+
+
+def test_maps_belong_to_their_objects():
+    detector = detector_of(TWO[::-1], [0.95, 0.96], [1, 0])
+    first, second = audit(detector, [box_sample(TWO, [0, 1])], AuditConfig(n_samples=2))
+    torch.testing.assert_close(first.saliency.maps, detector.weights[1].abs().amax(1))
+    torch.testing.assert_close(second.saliency.maps, detector.weights[0].abs().amax(1))
+
+
+def test_gradient_method_is_one_pass_without_noise():
+    detector = detector_of(TWO, [0.95, 0.96], [0, 1])
+    sample = box_sample(TWO, [0, 1])
+    (found, _) = audit(detector, [sample], AuditConfig(method="gradient"))
+    assert found.saliency.n_samples == 1
+    assert all(torch.equal(image, sample.image) for image in detector.seen)
+
+
+def test_maps_do_not_depend_on_the_other_images_or_their_order():
+    samples = [box_sample(TWO, [0, 1], image_id=7), box_sample(TWO, [0, 1], image_id=3, first_annotation=10)]
+    config = AuditConfig(n_samples=2)
+
+    def maps(chosen):
+        detector = detector_of(TWO, [0.95, 0.96], [0, 1], QuadraticDetector)
+        return {found.annotation_id: found.saliency.maps for found in audit(detector, chosen, config)}
+
+    together, reversed_, alone = maps(samples), maps(samples[::-1]), maps(samples[1:])
+    for annotation_id in (1, 2, 10, 11):
+        assert torch.equal(together[annotation_id], reversed_[annotation_id])
+    assert torch.equal(together[10], alone[10])
+    assert not torch.equal(together[1], together[10])  # each image has noise of its own
+
+
+def test_max_objects_takes_the_lowest_annotation_ids():
+    sample = box_sample(TWO, [0, 1])
+    shuffled = AuditSample(sample.image, sample.boxes, sample.labels, sample.masks, 1, (9, 4))
+    assert audited_indices(shuffled, None) == [1, 0]
+    assert audited_indices(shuffled, 1) == [1]
+    objects = list(audit(detector_of(TWO, [0.95, 0.96], [0, 1]), [shuffled], AuditConfig(max_objects_per_image=1)))
+    assert [found.annotation_id for found in objects] == [4]
+
+
+def test_progress_counts_the_same_passes_whatever_is_found():
+    for scores in ([0.95, 0.95], [0.1, 0.1]):
+        calls = []
+        detector = detector_of(TWO, scores, [0, 1])
+        list(audit(detector, [box_sample(TWO, [0, 1])] * 2, AuditConfig(n_samples=3), on_pass=lambda: calls.append(1)))
+        assert len(calls) == 6
+
+
+def test_image_of_the_sample_is_not_touched():
+    class Scribbler(LinearDetector):
+        def detect(self, images):
+            found = super().detect(images)
+            with torch.no_grad():
+                images[0].zero_()
+            return found
+
+    sample = box_sample(TWO, [0, 1])
+    list(audit(detector_of(TWO, [0.95, 0.96], [0, 1], Scribbler), [sample], AuditConfig(n_samples=1)))
+    assert (sample.image == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "lime"}, r"`method` to be one of \('smoothgrad', 'gradient'\), but got 'lime'"),
+        ({"n_samples": 0}, "`n_samples` to be an integer of at least 1, but got 0"),
+        ({"n_samples": 2.5}, "`n_samples` to be an integer of at least 1, but got 2.5"),
+        ({"seed": -1}, "`seed` to be an integer of at least 0, but got -1"),
+        ({"max_objects_per_image": 0}, "`max_objects_per_image` to be an integer of at least 1"),
+        ({"sigma": float("nan")}, "`sigma` to be a finite number, 0 or more, but got nan"),
+        ({"threshold": 1.0}, r"`threshold` to be in \[0, 1\), but got 1.0"),
+        ({"score_threshold": 90}, r"`score_threshold` to be in \[0, 1\), but got 90"),
+    ],
+)
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(ValueError, match=message):
+        AuditConfig(**settings)

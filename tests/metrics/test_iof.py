@@ -1,0 +1,221 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from helpers.ports import free_port
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+
+from odsg_lightning.metrics.iof import (
+    IOF_NAMES,
+    IntersectionOverForeground,
+    intersection_over_foreground,
+    share_in_region,
+)
+from odsg_lightning.types import PARAMETERS
+
+
+def square_object(size=30):
+    """A 9 x 9 object in columns and rows 6 to 14, thirds of three pixels each."""
+    mask = torch.zeros(1, size, size, dtype=torch.bool)
+    mask[0, 6:15, 6:15] = True
+    return mask
+
+
+def dots(*places, size=30):
+    """Five maps, each with ones at the given (row, column) places of its own."""
+    maps = torch.zeros(1, 5, size, size)
+    for parameter, points in enumerate(places):
+        for row, column in points:
+            maps[0, parameter, row, column] = 1
+    return maps
+
+
+def by_name(values):
+    return dict(zip(IOF_NAMES, values[0].tolist(), strict=True))
+
+
+def test_golden_values_by_hand():
+    # x_min: one dot in the left third, one in the middle, two outside: 1/4, 1/4, 0, 2/4
+    # y_min: one dot in the bottom third: 0, 0, 1, 1; x_max: one in the right third: 1, 0, 0, 1
+    # y_max: one outside: 0, 0, 0, 0; score: one inside, two outside: 1/3
+    maps = dots([(10, 7), (10, 10), (0, 0), (29, 29)], [(13, 10)], [(10, 14)], [(20, 20)], [(10, 10), (1, 1), (2, 2)])
+    values = by_name(intersection_over_foreground(maps, square_object(), blur_sigma=0))
+    expected = {
+        "x_min": (1 / 4, 1 / 4, 0, 2 / 4),
+        "y_min": (0, 0, 1, 1),
+        "x_max": (1, 0, 0, 1),
+        "y_max": (0, 0, 0, 0),
+    }
+    for parameter, numbers in expected.items():
+        found = [values[f"{parameter}/{region}"] for region in ("edge", "middle", "opposite", "object")]
+        assert found == pytest.approx(numbers)
+    assert values["score/object"] == pytest.approx(1 / 3)
+
+
+def test_golden_summaries():
+    maps = dots([(10, 7)], [(7, 10)], [(10, 10)], [(0, 0)], [(10, 10)])
+    metric = IntersectionOverForeground(blur_sigma=0)
+    metric.update(maps, square_object())
+    found = metric.compute()
+    assert found["object"] == 3 / 4
+    assert found["edge"] == 2 / 4
+    assert found["middle"] == 1 / 4
+    assert found["opposite"] == 0
+
+
+def test_undefined_is_nan_and_left_out_of_the_means():
+    maps = dots([(10, 7)], [(10, 7)], [(10, 10)], [(0, 0)], [])
+    maps[0, 3] = torch.nan
+    metric = IntersectionOverForeground(blur_sigma=0)
+    metric.update(maps, square_object())
+    found = metric.compute()
+    assert found["y_max/object"].isnan()
+    assert found["score/object"].isnan()
+    assert found["object"] == 1
+    # beside an object whose maps all miss it: the mean of 1 and 0
+    metric.update(dots(*[[(0, 0)]] * 5), square_object())
+    assert metric.compute()["object"] == 0.5
+    assert metric.compute()["y_max/object"] == 0
+
+
+def test_share_in_region_of_nothing_is_nan():
+    nothing = torch.zeros(4, 4, dtype=torch.bool)
+    assert share_in_region(nothing, ~nothing).isnan()
+
+
+def reference_iof(saliency, mask, sigma=2.0, threshold=0.32):
+    """NumPy and SciPy, loop by loop."""
+    rows = {}
+    ys, xs = np.nonzero(mask)
+    for parameter, values in zip(PARAMETERS, saliency, strict=True):
+        blurred = gaussian_filter(values, sigma, mode="mirror")
+        foreground = blurred > threshold * blurred.max()
+        total = foreground.sum()
+        rows[f"{parameter}/object"] = sum(foreground[y, x] for y, x in zip(ys, xs, strict=True)) / total
+        if parameter == "score":
+            continue
+        positions = xs if parameter.startswith("x") else ys
+        low, length = positions.min(), positions.max() + 1 - positions.min()
+        counts = [0, 0, 0]
+        for y, x, position in zip(ys, xs, positions, strict=True):
+            third = min(int((position + 0.5 - low) / length * 3 + 1e-9), 2)
+            counts[third] += foreground[y, x]
+        if parameter.endswith("max"):
+            counts.reverse()
+        for region, count in zip(("edge", "middle", "opposite"), counts, strict=True):
+            rows[f"{parameter}/{region}"] = count / total
+    return [rows[name] for name in IOF_NAMES]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(12, 40), st.integers(12, 40))
+def test_equals_brute_force(seed, height, width):
+    rng = np.random.default_rng(seed)
+    saliency, mask = rng.random((5, height, width)) ** 6, rng.random((height, width)) < 0.2
+    mask[seed % height, seed % width] = True
+    found = intersection_over_foreground(torch.from_numpy(saliency)[None], torch.from_numpy(mask)[None])
+    np.testing.assert_allclose(found[0].numpy(), reference_iof(saliency, mask), rtol=1e-6)
+
+
+def random_objects(count, seed, size=25):
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.rand(count, 5, size, size, generator=generator) ** 4
+    masks = torch.rand(count, size, size, generator=generator) < 0.3
+    return maps, masks
+
+
+def test_class_equals_functional_over_several_updates():
+    maps, masks = random_objects(5, 0)
+    metric = IntersectionOverForeground()
+    metric.update(maps[:2], masks[:2])
+    metric.update(maps[2:], masks[2:])
+    expected = intersection_over_foreground(maps, masks)
+    assert torch.equal(metric.per_object(), expected)
+    for index, name in enumerate(IOF_NAMES):
+        torch.testing.assert_close(metric.compute()[name], expected[:, index].mean())
+
+
+def test_images_of_different_size_go_into_one_metric():
+    metric = IntersectionOverForeground()
+    metric.update(*random_objects(1, 0, size=25))
+    metric.update(*random_objects(2, 1, size=31))
+    assert metric.per_object().shape == (3, len(IOF_NAMES))
+
+
+def test_empty_metric_is_nan_everywhere():
+    metric = IntersectionOverForeground()
+    metric.update(torch.zeros(0, 5, 20, 20), torch.zeros(0, 20, 20, dtype=torch.bool))
+    assert all(value.isnan() for value in metric.compute().values())
+    assert metric.per_object().shape == (0, len(IOF_NAMES))
+
+
+def test_reset_pickle_and_clone():
+    metric = IntersectionOverForeground()
+    metric.update(*random_objects(2, 0))
+    for copy in (pickle.loads(pickle.dumps(metric)), metric.clone()):
+        assert torch.equal(copy.per_object(), metric.per_object())
+    metric.reset()
+    assert len(metric.per_object()) == 0
+
+
+@pytest.mark.parametrize(
+    ("maps", "masks", "message"),
+    [
+        (
+            torch.ones(1, 4, 20, 20),
+            torch.ones(1, 20, 20).bool(),
+            r"`maps` to be a float tensor \[N, 5, H, W\], but got torch.float32 \(1, 4",
+        ),
+        (torch.ones(1, 5, 20, 20).int(), torch.ones(1, 20, 20).bool(), "but got torch.int32"),
+        (torch.ones(1, 5, 20, 20), torch.ones(1, 20, 20), "`masks` to be a bool tensor"),
+        (
+            torch.ones(1, 5, 20, 20),
+            torch.ones(2, 20, 20).bool(),
+            r"`masks` to be a bool tensor \(1, 20, 20\), but got torch.bool \(2,",
+        ),
+        (torch.ones(1, 5, 20, 20), torch.zeros(1, 20, 20).bool(), "at least one pixel"),
+    ],
+)
+def test_bad_input(maps, masks, message):
+    with pytest.raises(ValueError, match=message):
+        IntersectionOverForeground().update(maps, masks)
+
+
+SHARES = (((0, 1, 2, 3), (4,)), ((0, 1, 2, 3, 4), ()), ((), (3,)), ((), ()))
+
+
+def _compute_shares(rank, port, queue):
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    maps, masks = random_objects(5, 0)
+    results = []
+    for shares in SHARES:
+        metric = IntersectionOverForeground()
+        for index in shares[rank]:
+            metric.update(maps[index : index + 1], masks[index : index + 1])
+        results.append({name: value.item() for name, value in metric.compute().items()})
+    queue.put(results)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_with_uneven_shares():
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    port = free_port()
+    processes = [context.Process(target=_compute_shares, args=(rank, port, queue)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    results = [queue.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join(30)
+    maps, masks = random_objects(5, 0)
+    for case, shares in enumerate(SHARES):
+        indices = [index for share in shares for index in share]
+        alone = IntersectionOverForeground()
+        alone.update(maps[indices], masks[indices])
+        expected = {name: value.item() for name, value in alone.compute().items()}
+        for result in results:
+            assert result[case] == pytest.approx(expected, nan_ok=True)
