@@ -62,13 +62,11 @@ def pair_detections(sample: AuditSample, detections: Detections, config: AuditCo
     Returns:
         ``[G]`` index into ``detections``, -1 where the object is missed, and ``[G]`` IoU, NaN where missed.
     """
-    confident = (detections.scores.detach() > config.score_threshold).nonzero().flatten()
-    boxes, labels = detections.boxes[confident], detections.labels[confident]
-    matches, ious = match_one_to_one(
-        sample.boxes.to(boxes.device), sample.labels.to(labels.device), boxes, labels, config.pair_iou
-    )
+    confident = (detections.scores.detach() > config.score_threshold).nonzero().flatten().cpu()
+    boxes, labels = detections.boxes.detach().cpu()[confident], detections.labels.cpu()[confident]
+    matches, ious = match_one_to_one(sample.boxes, sample.labels, boxes, labels, config.pair_iou)
     paired = matches >= 0
-    matches[paired] = confident.cpu()[matches[paired]]
+    matches[paired] = confident[matches[paired]]
     return matches, ious
 
 

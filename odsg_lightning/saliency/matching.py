@@ -27,8 +27,8 @@ def match_one_to_one(
     ious = torch.full((len(boxes),), torch.nan, dtype=boxes.dtype)
     if len(boxes) == 0 or len(other_boxes) == 0:
         return matches, ious
-    iou = box_iou(boxes.detach(), other_boxes.detach()).cpu()
-    same_class = (labels[:, None] == other_labels[None]).cpu()
+    iou = box_iou(boxes.detach().cpu(), other_boxes.detach().cpu())
+    same_class = labels.cpu()[:, None] == other_labels.cpu()[None]
     candidates = ((iou >= iou_threshold) & same_class).nonzero()  # in order of (box, other): what ties need
     order = iou[candidates[:, 0], candidates[:, 1]].argsort(descending=True, stable=True)
     taken: set[int] = set()

@@ -73,8 +73,9 @@ def smoothgrad(
         present = [(row, int(matches[index])) for row, index in enumerate(indices) if matches[index] >= 0]
         gradients = linearization.gradients([match for _, match in present])
         for (row, _), gradient in zip(present, gradients, strict=True):
-            sums[row] += gradient.abs().amax(dim=1)
+            sums[row] += gradient.abs().amax(dim=1).to(sums[row].device)
             passes[row] += 1
+        del linearization, gradients  # its graph, before the next pass builds another: half the memory
         on_pass()
     return [
         ObjectSaliency(_defined_or_nan(total / count if count else total), count, n_samples)

@@ -8,12 +8,10 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from odsg_lightning.audit.config import AuditConfig, Method
@@ -22,10 +20,11 @@ from odsg_lightning.audit.loop import AuditedObject, audit, audited_indices
 from odsg_lightning.detectors.protocol import Detector
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.metrics.iof import IOF_NAMES, SUMMARY_NAMES, IntersectionOverForeground
+from odsg_lightning.training.checks import check_trainer
 from odsg_lightning.training.image_log import log_image
 from odsg_lightning.training.progress import audit_progress
-from odsg_lightning.types import PARAMETERS, AuditSample
 from odsg_lightning.training.strips import audited_strip
+from odsg_lightning.types import PARAMETERS, AuditSample
 
 
 class ODSmoothGradCallback(Callback):
@@ -49,8 +48,8 @@ class ODSmoothGradCallback(Callback):
     the images are shared out, and the pictures are those of the first process.
 
     Args:
-        every_n_validations: audit the first validation of a fit and then every n-th. ``trainer.validate`` and
-            ``trainer.test`` are always audited.
+        every_n_validations: audit the first validation of a fit and then every n-th; a resumed fit keeps to this count,
+            but audits its first validation, too. ``trainer.validate`` and ``trainer.test`` are always audited.
         samples: the audit set; by default that of the data module (``trainer.datamodule.audit_samples()``).
         method: ``"smoothgrad"``, or ``"gradient"`` for the plain gradient (one pass without noise).
         n_samples: noisy passes of SmoothGrad.
@@ -68,7 +67,8 @@ class ODSmoothGradCallback(Callback):
 
     Raises:
         ValueError: an argument out of range.
-        MisconfigurationException: in ``setup``, before training: no audit set, a strategy that shards the model.
+        MisconfigurationException: in ``setup``, before training: no audit set, a strategy that shards the model, a
+            second audit callback (they would log under the same names), or weight averaging placed before the audit.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -129,6 +129,7 @@ class ODSmoothGradCallback(Callback):
         self.seconds = 0.0
         """Time spent auditing by this process since it began, in seconds."""
         self._audit_set: list[AuditSample] = []
+        self._audited_in_this_fit = False
 
     # Hooks ------------------------------------------------------------------------------------------------------------
 
@@ -136,24 +137,21 @@ class ODSmoothGradCallback(Callback):
         """Check the Trainer and take the audit set, so that mistakes show before training begins."""
         if stage == "predict":
             return
-        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-            raise MisconfigurationException(
-                "Expected a strategy that keeps the model whole on every device (a single device, or DDP), but got "
-                f"{type(trainer.strategy).__name__}. Audit the checkpoint afterwards with trainer.validate() instead."
-            )
+        check_trainer(trainer, self, fitting=stage == "fit")
         self._audit_set = list(self.samples if self.samples is not None else _samples_of_datamodule(trainer))
         if not any(sample.annotation_ids for sample in self._audit_set):
             raise MisconfigurationException("Expected an audit set with at least one object, but got an empty one.")
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, EarlyStopping) and _is_ours(callback.monitor) and callback.check_finite:
-                rank_zero_warn(
-                    f"EarlyStopping(monitor={callback.monitor!r}) will end the run at the first validation at which the "
-                    "detector finds no object of the audit set: the value is NaN there. Pass check_finite=False."
-                )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the detector once before training, so that a module without one is refused at once."""
-        self.adapter(pl_module)
+        with isolated(pl_module):  # an adapter may put hooks on the module
+            self.adapter(pl_module)
+        if not trainer.enable_validation:
+            rank_zero_warn(
+                "ODSmoothGradCallback audits at validations, but this run has none: it needs a validation_step, a "
+                "validation loader and limit_val_batches above 0."
+            )
+        self._audited_in_this_fit = False
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit, if this validation's turn has come."""
@@ -162,8 +160,10 @@ class ODSmoothGradCallback(Callback):
         if trainer.state.fn == TrainerFn.FITTING:
             turn = self.n_validations % self.every_n_validations == 0
             self.n_validations += 1
-            if not turn:
+            # A resumed run starts without values, and a monitor that finds none at a validation ends the run.
+            if not turn and self._audited_in_this_fit:
                 return
+            self._audited_in_this_fit = True
         self._audit_and_log(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -204,6 +204,7 @@ class ODSmoothGradCallback(Callback):
         else:
             self.n_failed += 1
             self._report(error, trainer)
+            error = None  # its traceback holds this frame: a cycle that would keep the failed pass's graph in memory
             undefined = torch.tensor(torch.nan, device=module.device)
             means = dict.fromkeys((*IOF_NAMES, *SUMMARY_NAMES), undefined)
             rates = _rates(undefined.expand(len(_COUNTS)))
@@ -213,13 +214,13 @@ class ODSmoothGradCallback(Callback):
         self.seconds += seconds
         scalars["audit/seconds"] = torch.tensor(seconds, device=module.device)
         scalars["audit/n_failed"] = torch.tensor(float(self.n_failed), device=module.device)
-        self.log_dict(scalars)
+        self.log_dict(scalars)  # type: ignore[attr-defined] # Lightning attaches it to every callback
 
     def _audit_share(self, trainer: Trainer, module: LightningModule) -> Tensor:
         """Audit this process's images; update the metric, log the pictures and return the ``_COUNTS``."""
         samples = self._audit_set[trainer.global_rank :: trainer.world_size]
         config = self.config
-        if trainer.fast_dev_run:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined] # set by another object
             samples, config = samples[:1], replace(config, n_samples=1)
         drawn = _drawn_objects(samples, config, self.max_strips) if trainer.is_global_zero else set()
         counts = torch.zeros(len(_COUNTS), device=module.device)
@@ -292,10 +293,6 @@ def _drawn_objects(samples: Sequence[AuditSample], config: AuditConfig, count: i
 
 def _tag(found: AuditedObject) -> str:
     return f"saliency/image_{found.sample.image_id}/annotation_{found.annotation_id}"
-
-
-def _is_ours(monitor: str | None) -> bool:
-    return monitor is not None and monitor.startswith(("iof/", "audit/"))
 
 
 def _samples_of_datamodule(trainer: Trainer) -> Sequence[AuditSample]:

@@ -51,9 +51,14 @@ def test_every_trace_is_removed(module):
 
 def test_also_after_an_error(module):
     before = state(module)
-    with pytest.raises(ZeroDivisionError), isolated(module):
-        leave_traces(module)
-        raise ZeroDivisionError
+
+    def fail():
+        with isolated(module):
+            leave_traces(module)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert state(module) == before
 
 
@@ -76,6 +81,46 @@ def test_works_inside_inference_mode(module):
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(module(image).sum(), image)
     assert gradient.abs().sum() > 0
+
+
+def test_replaced_and_added_parts_are_put_back(module):
+    parts = [*module.parameters(), *module.buffers(), *module.modules()]
+    with isolated(module):
+        module[1].running_mean = module[1].running_mean + 1  # as `self.average = 0.9 * self.average + ...` does
+        module[0].weight = nn.Parameter(torch.zeros(4, 3, 3, 3))
+        module[3].register_buffer("cache", torch.zeros(1))
+        module.add_module("late", nn.ReLU())
+    assert list(map(id, parts)) == list(map(id, [*module.parameters(), *module.buffers(), *module.modules()]))
+
+
+def test_removed_hook_is_put_back(module):
+    handle = module[0].register_forward_hook(lambda *_: None)
+    with isolated(module):
+        handle.remove()
+    assert len(module[0]._forward_hooks) == 1
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="needs torch 2.6")
+def test_nothing_is_compiled_inside():
+    class Net(nn.Module):
+        def forward(self, images):
+            return images.sin()
+
+    compiled = []
+
+    def backend(graph, _):
+        compiled.append(graph)
+        return graph.forward
+
+    net = Net()
+    net.compile(backend=backend)
+    net(torch.rand(2, 3))
+    assert len(compiled) == 1
+    with isolated(net):
+        net(torch.rand(1, 3, 8, 8, requires_grad=True))
+    assert len(compiled) == 1
+    net(torch.rand(2, 3, 8, 8))  # outside, another shape is compiled
+    assert len(compiled) == 2
 
 
 def test_values_and_versions_of_parameters_are_untouched(module):

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from helpers.known_detectors import LinearDetector, QuadraticDetector, box_sample
@@ -102,7 +104,7 @@ def test_progress_counts_the_same_passes_whatever_is_found():
     for scores in ([0.95, 0.95], [0.1, 0.1]):
         calls = []
         detector = detector_of(TWO, scores, [0, 1])
-        list(audit(detector, [box_sample(TWO, [0, 1])] * 2, AuditConfig(n_samples=3), on_pass=lambda: calls.append(1)))
+        list(audit(detector, [box_sample(TWO, [0, 1])] * 2, AuditConfig(n_samples=3), on_pass=partial(calls.append, 1)))
         assert len(calls) == 6
 
 

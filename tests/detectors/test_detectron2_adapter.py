@@ -52,36 +52,6 @@ class TestTrained:
             instances = trained.model([{"image": image}])[0]["instances"]
         assert torch.equal(found.boxes, instances.pred_boxes.tensor)
 
-    def test_gradient_equals_finite_differences_in_double(self, trained, monkeypatch):
-        # Detectron2 decodes boxes in single precision, whatever the model's.
-        single = torch.Tensor.float
-        monkeypatch.setattr(torch.Tensor, "float", lambda t: t if t.dtype == torch.float64 else single(t))
-        model = copy.deepcopy(trained.model).double()
-        detector = Detectron2Adapter(model)
-        sample, _, _ = first_found(Detectron2Adapter(trained.model), trained.samples)
-        image = sample.image.double()
-        linearization = linearize(detector, image)
-        index = int(linearization.detections.scores.argmax())
-        (gradient,) = linearization.gradients([index])
-        direction = torch.randn(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        step = 1e-6
-
-        def numbers(pixels):
-            with torch.no_grad():
-                (found,) = detector.detect([pixels])
-            reference = linearization.detections
-            matches, _ = match_one_to_one(
-                reference.boxes[[index]], reference.labels[[index]], found.boxes, found.labels, 0.9
-            )
-            return found.parameters[matches[0]]
-
-        # Box regression of Faster R-CNN depends on its proposals too, which Detectron2 detaches: there only RetinaNet's
-        # gradient is the whole derivative.
-        if type(model).__name__ == "RetinaNet":
-            numeric = (numbers(image + step * direction) - numbers(image - step * direction)) / (2 * step)
-            torch.testing.assert_close((gradient * direction).sum((1, 2, 3)), numeric, rtol=1e-4, atol=1e-6)
-        assert (gradient.abs().amax((1, 2, 3)) > 0).all()
-
     def test_equals_captum_with_the_same_noise(self, trained):
         detector = Detectron2Adapter(trained.model)
         sample, reference, index = first_found(detector, trained.samples)
@@ -142,6 +112,30 @@ class TestTrained:
             return torch.stack([found.saliency.maps.nan_to_num(-1) for found in objects if not found.missed])
 
         assert torch.equal(maps(), maps())
+
+
+@pytest.mark.slow
+def test_gradient_equals_finite_differences(trained_retinanet, monkeypatch):
+    # For RetinaNet alone: Faster R-CNN's boxes depend on its proposals too, which Detectron2 detaches.
+    nms = torch.ops.torchvision.nms  # Detectron2 decodes boxes in single precision: a step must not be too small
+    monkeypatch.setattr("torchvision.ops.boxes.nms", lambda boxes, scores, iou: nms(boxes, scores.float(), iou))
+    detector = Detectron2Adapter(copy.deepcopy(trained_retinanet.model).double())
+    image = trained_retinanet.samples[0].image.double()
+    linearization = linearize(detector, image)
+    best = int(linearization.detections.scores.argmax())
+    (gradient,) = linearization.gradients([best])
+
+    def numbers(pixels):
+        with torch.no_grad():
+            (found,) = detector.detect([pixels])
+        reference = linearization.detections
+        matches, _ = match_one_to_one(reference.boxes[[best]], reference.labels[[best]], found.boxes, found.labels, 0.9)
+        return found.parameters[matches[0]]
+
+    direction = gradient.sum(0) / gradient.sum(0).abs().max()  # along which all five numbers change noticeably
+    step = 0.02  # grey levels
+    numeric = (numbers(image + step * direction) - numbers(image - step * direction)) / (2 * step)
+    torch.testing.assert_close((gradient * direction).sum((1, 2, 3)), numeric.double(), rtol=0.02, atol=1e-4)
 
 
 def _iou(a, b):

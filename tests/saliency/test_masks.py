@@ -63,7 +63,7 @@ class TestBinarise:
         with pytest.raises(ValueError, match="Expected argument `blur_sigma` to be 0 or more pixels, but got -1"):
             binarise(point(), blur_sigma=-1)
         with pytest.raises(
-            ValueError, match="Expected maps of more than 8 x 8 pixels for a blur of 2.0 pixels, but got 8 x 40"
+            ValueError, match=r"Expected maps of more than 8 x 8 pixels for a blur of 2\.0 pixels, but got 8 x 40"
         ):
             binarise(torch.ones(8, 40))
 

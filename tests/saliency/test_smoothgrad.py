@@ -1,5 +1,7 @@
 """The maps of detectors whose gradient is known, and a brute force beside them, in float64."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -129,6 +131,20 @@ def test_own_linearization_of_a_detector_is_used():
     assert Own.calls == 4
 
 
+def test_one_graph_at_a_time():
+    differentiated, alive = [], []
+
+    class Counts(QuadraticDetector):
+        def detect(self, images):
+            alive.append(sum(image() is not None for image in differentiated))
+            differentiated.extend(weakref.ref(image) for image in images if image.requires_grad)  # the graph holds it
+            return super().detect(images)
+
+    explain(Counts(*two_objects(scale=1e-8)), n_samples=3)
+    assert len(differentiated) == 3
+    assert max(alive) == 0
+
+
 def test_same_seed_same_bits_and_another_seed_not():
     def run(seed):
         detector = QuadraticDetector(*two_objects(scale=1e-8))
@@ -158,7 +174,7 @@ def test_detector_without_a_graph_is_refused():
         def detect(self, images):
             return [found.detach() for found in super().detect(images)]
 
-    with pytest.raises(ValueError, match="the boxes and scores of Detached.detect\\(\\) carry no graph"):
+    with pytest.raises(ValueError, match=r"the boxes and scores of Detached\.detect\(\) carry no graph"):
         explain(Detached(*two_objects()))
 
 
