@@ -175,11 +175,21 @@ def _detectron2_version() -> str:
 
 
 def _is_users(error: Exception) -> bool:
-    """Whether an exception tells of the user's input or installation, not of a fault in the program."""
+    """Whether an exception tells of the user's input or installation, not of a fault in the program.
+
+    A ValueError or ImportError does if this package or a parser of arguments raised it; from anywhere else, a step of
+    the training say, its traceback is needed.
+    """
+    innermost = error.__traceback__
+    while innermost is not None and innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    raised_in = str(innermost.tb_frame.f_globals.get("__name__")) if innermost is not None else ""
+    if isinstance(error, (ValueError, ImportError)):
+        return raised_in.partition(".")[0] in ("odsg_lightning", "jsonargparse", "argparse")
     # Only who has loaded Lightning can have raised its exception, and importing it here would load torch.
     lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
     kinds = (lightning.MisconfigurationException,) if lightning else ()
-    return isinstance(error, (argparse.ArgumentError, ValueError, FileNotFoundError, ImportError, *kinds))
+    return isinstance(error, (argparse.ArgumentError, FileNotFoundError, *kinds))
 
 
 def _exit_code(stop: SystemExit) -> int:

@@ -1,5 +1,6 @@
 import importlib.metadata
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,10 @@ import pytest
 import torch
 import yaml
 from helpers.runs import EVERY_TAG, read_events
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from odsg_lightning import cli
+from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.cli import main
 from odsg_lightning.config_files import config_names, config_path
 from odsg_lightning.demo import run as demo
@@ -249,20 +252,31 @@ def test_demo_gets_its_arguments_and_gives_the_exit_code(monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("error", [ValueError("mine"), FileNotFoundError("mine"), ImportError("mine")])
-def test_mistakes_are_one_line_unless_debugging(error, monkeypatch, capsys):
-    run = _demo_that(monkeypatch, raising(error))
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (
+            lambda **_: AuditConfig(n_samples=0),
+            "Expected argument `n_samples` to be an integer of at least 1, but got 0.",
+        ),
+        (raising(FileNotFoundError("no such image")), "no such image"),
+        (raising(MisconfigurationException("two audits")), "two audits"),
+    ],
+)
+def test_mistakes_are_one_line_unless_debugging(action, message, monkeypatch, capsys):
+    run = _demo_that(monkeypatch, action)
     monkeypatch.delenv("ODSG_DEBUG", raising=False)
     assert run() == 2
-    assert capsys.readouterr().err == "odsg: error: mine\n(ODSG_DEBUG=1 shows where it was raised.)\n"
+    assert capsys.readouterr().err == f"odsg: error: {message}\n(ODSG_DEBUG=1 shows where it was raised.)\n"
     monkeypatch.setenv("ODSG_DEBUG", "1")
-    with pytest.raises(type(error), match="mine"):
+    with pytest.raises((ValueError, FileNotFoundError, MisconfigurationException), match=re.escape(message)):
         run()
 
 
-def test_faults_of_the_program_are_raised(monkeypatch):
-    with pytest.raises(RuntimeError, match="a fault"):
-        _demo_that(monkeypatch, raising(RuntimeError("a fault")))()
+@pytest.mark.parametrize("error", [RuntimeError("a fault"), ValueError("a fault deep in some library")])
+def test_faults_of_the_program_are_raised(error, monkeypatch):
+    with pytest.raises(type(error), match="a fault"):
+        _demo_that(monkeypatch, raising(error))()
 
 
 def lightning_after_ctrl_c(**_):

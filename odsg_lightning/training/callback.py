@@ -7,24 +7,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_warn
-from torch import Tensor
 
 from odsg_lightning.audit.config import AuditConfig, Method
 from odsg_lightning.audit.isolation import isolated
-from odsg_lightning.audit.loop import AuditedObject, audit, audited_indices
+from odsg_lightning.audit.loop import audit
 from odsg_lightning.detectors.protocol import Detector
 from odsg_lightning.detectors.resolve import resolve_adapter
-from odsg_lightning.metrics.iof import IOF_NAMES, SUMMARY_NAMES, IntersectionOverForeground
-from odsg_lightning.training.checks import check_trainer
+from odsg_lightning.training.checks import check_trainer, samples_of_datamodule
 from odsg_lightning.training.image_log import log_image
 from odsg_lightning.training.progress import audit_progress
-from odsg_lightning.training.strips import audited_strip
-from odsg_lightning.types import PARAMETERS, AuditSample
+from odsg_lightning.training.strips import audited_strip, drawn_objects, strip_tag
+from odsg_lightning.training.tally import AuditTally
+from odsg_lightning.types import AuditSample
 
 
 class ODSmoothGradCallback(Callback):
@@ -123,11 +123,11 @@ class ODSmoothGradCallback(Callback):
         self.max_strips = max_strips
         self.adapter = adapter
         self.on_error = on_error
-        self.iof = IntersectionOverForeground(blur_sigma, threshold)
         self.n_validations = 0
         self.n_failed = 0
         self.seconds = 0.0
         """Time spent auditing by this process since it began, in seconds."""
+        self._tally = AuditTally(blur_sigma, threshold)
         self._audit_set: list[AuditSample] = []
         self._audited_in_this_fit = False
 
@@ -138,7 +138,7 @@ class ODSmoothGradCallback(Callback):
         if stage == "predict":
             return
         check_trainer(trainer, self, fitting=stage == "fit")
-        self._audit_set = list(self.samples if self.samples is not None else _samples_of_datamodule(trainer))
+        self._audit_set = list(self.samples if self.samples is not None else samples_of_datamodule(trainer))
         if not any(sample.annotation_ids for sample in self._audit_set):
             raise MisconfigurationException("Expected an audit set with at least one object, but got an empty one.")
 
@@ -188,120 +188,62 @@ class ODSmoothGradCallback(Callback):
 
     def _audit_and_log(self, trainer: Trainer, module: LightningModule) -> None:
         started = time.perf_counter()
-        counts, error = torch.zeros(len(_COUNTS), device=module.device), None
-        self.iof.reset()
-        self.iof.to(module.device)
+        strips: dict[str, np.ndarray] = {}
+        error = None
+        self._tally.restart(module.device)
         try:
             with isolated(module):
-                counts = self._audit_share(trainer, module)
+                strips = self._audit_share(trainer, module)
         except Exception as raised:
             error = raised
         # Every process must learn of a failure before any of them waits for the others' values.
-        succeeded = trainer.strategy.reduce_boolean_decision(error is None, all=True)
-        if succeeded:
-            means = self.iof.compute()
-            rates = _rates(torch.as_tensor(trainer.strategy.reduce(counts, reduce_op="sum")))
+        if trainer.strategy.reduce_boolean_decision(error is None, all=True):
+            scalars = self._tally.scalars(trainer.strategy)
+            self._log_pictures(trainer, strips)
         else:
             self.n_failed += 1
-            self._report(error, trainer)
-            error = None  # its traceback holds this frame: a cycle that would keep the failed pass's graph in memory
-            undefined = torch.tensor(torch.nan, device=module.device)
-            means = dict.fromkeys((*IOF_NAMES, *SUMMARY_NAMES), undefined)
-            rates = _rates(undefined.expand(len(_COUNTS)))
-        self.iof.reset()
-        scalars = {f"iof/{name}": value for name, value in means.items()} | rates
+            self._report("Its values are logged as NaN.", error, trainer)
+            scalars = self._tally.undefined()
+        error = None  # its traceback holds this frame: a cycle that would keep the failed pass's graph in memory
+        self._tally.restart(module.device)
         seconds = time.perf_counter() - started
         self.seconds += seconds
         scalars["audit/seconds"] = torch.tensor(seconds, device=module.device)
         scalars["audit/n_failed"] = torch.tensor(float(self.n_failed), device=module.device)
         self.log_dict(scalars)  # type: ignore[attr-defined] # Lightning attaches it to every callback
 
-    def _audit_share(self, trainer: Trainer, module: LightningModule) -> Tensor:
-        """Audit this process's images; update the metric, log the pictures and return the ``_COUNTS``."""
+    def _audit_share(self, trainer: Trainer, module: LightningModule) -> dict[str, np.ndarray]:
+        """Audit this process's images into the tally, and return the strips of the first process by tag."""
         samples = self._audit_set[trainer.global_rank :: trainer.world_size]
         config = self.config
         if trainer.fast_dev_run:  # type: ignore[attr-defined] # set by another object
             samples, config = samples[:1], replace(config, n_samples=1)
-        drawn = _drawn_objects(samples, config, self.max_strips) if trainer.is_global_zero else set()
-        counts = torch.zeros(len(_COUNTS), device=module.device)
+        drawn = drawn_objects(samples, config, self.max_strips) if trainer.is_global_zero else set()
         strips = {}
         with audit_progress(trainer, len(samples) * config.passes) as on_pass:
             for found in audit(self.adapter(module), samples, config, device=module.device, on_pass=on_pass):
-                counts += torch.tensor(_count(found), device=module.device)
-                self.iof.update(*_as_batch(found, module.device))
+                self._tally.add(found)
                 if (found.sample.image_id, found.annotation_id) in drawn:
-                    strips[_tag(found)] = audited_strip(found, config)
-        for tag, strip in strips.items():  # only now: a failed audit leaves no pictures
-            log_image(trainer, tag, strip)
-        return counts
+                    strips[strip_tag(found)] = audited_strip(found, config)
+        return strips
 
-    def _report(self, error: Exception | None, trainer: Trainer) -> None:
+    def _log_pictures(self, trainer: Trainer, strips: dict[str, np.ndarray]) -> None:
+        try:
+            for tag, strip in strips.items():
+                log_image(trainer, tag, strip)
+        except Exception as error:  # a logger of somebody else's must not end the training either
+            self._report("Its numbers are logged, its pictures are not.", error, trainer)
+
+    def _report(self, consequence: str, error: Exception | None, trainer: Trainer) -> None:
+        """Raise or warn, as ``on_error`` says; no error of its own means that another process has failed."""
+        step = trainer.global_step
         if self.on_error == "raise":
-            raise RuntimeError(f"ODSmoothGrad audit failed at step {trainer.global_step}; see above.") from error
+            raise RuntimeError(f"ODSmoothGrad audit failed at step {step}: {error or 'in another process'}") from error
         if error is not None:
             trace = "".join(traceback.format_exception(error))
             warnings.warn(
-                f"The ODSmoothGrad audit at step {trainer.global_step} failed, and training goes on without it "
-                f"(on_error='raise' would stop it). Its values are logged as NaN.\n{trace}",
+                f"The ODSmoothGrad audit at step {step} failed, and training goes on without it (on_error='raise' "
+                f"would stop it). {consequence}\n{trace}",
                 RuntimeWarning,
                 stacklevel=2,
             )
-
-
-_COUNTS = ("objects", "paired", "undefined", "matched", "passes")
-
-
-def _count(found: AuditedObject) -> list[float]:
-    """Return one object's contribution to the ``_COUNTS``."""
-    if found.saliency is None:
-        return [1, 0, 0, 0, 0]
-    undefined = int((~found.saliency.defined).sum())
-    return [1, 1, undefined, found.saliency.matched_passes, found.saliency.n_samples]
-
-
-def _as_batch(found: AuditedObject, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return one object's maps ``[1, 5, H, W]`` and mask ``[1, H, W]``; none (``[0, ...]``) of a missed one."""
-    mask = found.mask[None].to(device)
-    if found.saliency is None:
-        return torch.zeros(0, len(PARAMETERS), *mask.shape[1:], device=device), mask[:0]
-    return found.saliency.maps[None], mask
-
-
-def _rates(counts: Tensor) -> dict[str, Tensor]:
-    objects, paired, undefined, matched, passes = counts
-    return {
-        "audit/coverage": paired / objects,
-        "audit/n_objects": objects,
-        "audit/n_undefined": undefined,
-        "audit/match_rate": matched / passes,  # 0 / 0 is NaN: nothing was detected
-    }
-
-
-def _drawn_objects(samples: Sequence[AuditSample], config: AuditConfig, count: int) -> set[tuple[int, int]]:
-    """Choose the objects that get a picture: the first of each image, then the second of each, and so on.
-
-    It depends on the audit set alone, so the same objects appear at every step.
-    """
-    audited = [(sample, audited_indices(sample, config.max_objects_per_image)) for sample in samples]
-    order = [
-        (position, rank, sample.image_id, sample.annotation_ids[index])
-        for rank, (sample, indices) in enumerate(audited)
-        for position, index in enumerate(indices)
-    ]
-    return {(image_id, annotation_id) for _, _, image_id, annotation_id in sorted(order)[:count]}
-
-
-def _tag(found: AuditedObject) -> str:
-    return f"saliency/image_{found.sample.image_id}/annotation_{found.annotation_id}"
-
-
-def _samples_of_datamodule(trainer: Trainer) -> Sequence[AuditSample]:
-    audit_samples = getattr(getattr(trainer, "datamodule", None), "audit_samples", None)
-    if not callable(audit_samples):
-        raise MisconfigurationException(
-            "Expected a data module with a method `audit_samples() -> list[odsg_lightning.types.AuditSample]`, but the "
-            "Trainer has none. Use odsg_lightning.CocoDetectionDataModule, or pass "
-            "ODSmoothGradCallback(samples=[...])."
-        )
-    samples: Sequence[AuditSample] = audit_samples()
-    return samples

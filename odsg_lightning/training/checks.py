@@ -1,11 +1,15 @@
 """What a Trainer must be for its audits to be right, checked before anything runs."""
 
+from collections.abc import Sequence
+
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from odsg_lightning.types import AuditSample
 
 
 def check_trainer(trainer: Trainer, audit: Callback, *, fitting: bool) -> None:
@@ -56,3 +60,20 @@ def _check_weight_averaging(callbacks: list[Callback], audit: Callback) -> None:
 
 def _is_ours(monitor: str | None) -> bool:
     return monitor is not None and monitor.startswith(("iof/", "audit/"))
+
+
+def samples_of_datamodule(trainer: Trainer) -> Sequence[AuditSample]:
+    """Return the audit set of the Trainer's data module.
+
+    Raises:
+        MisconfigurationException: it has none; the message says what to do.
+    """
+    audit_samples = getattr(getattr(trainer, "datamodule", None), "audit_samples", None)
+    if not callable(audit_samples):
+        raise MisconfigurationException(
+            "Expected a data module with a method `audit_samples() -> list[odsg_lightning.types.AuditSample]`, but the "
+            "Trainer has none. Use odsg_lightning.CocoDetectionDataModule, or pass "
+            "ODSmoothGradCallback(samples=[...])."
+        )
+    samples: Sequence[AuditSample] = audit_samples()
+    return samples

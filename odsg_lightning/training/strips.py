@@ -1,12 +1,14 @@
-"""The picture of one audited object."""
+"""The picture of one audited object, and which objects get one."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from odsg_lightning.audit.config import AuditConfig
-from odsg_lightning.audit.loop import AuditedObject
+from odsg_lightning.audit.loop import AuditedObject, audited_indices
 from odsg_lightning.metrics.iof import IOF_NAMES, intersection_over_foreground
 from odsg_lightning.saliency.masks import binarise
-from odsg_lightning.types import BOX_PARAMETERS
+from odsg_lightning.types import BOX_PARAMETERS, AuditSample
 from odsg_lightning.viz.strip import object_strip
 
 
@@ -43,3 +45,22 @@ def audited_strip(found: AuditedObject, config: AuditConfig) -> np.ndarray:
         title=f"{place}: score {found.score:.3f}, IoU {found.iou:.2f}, {passes}",
         captions=captions,
     )
+
+
+def drawn_objects(samples: Sequence[AuditSample], config: AuditConfig, count: int) -> set[tuple[int, int]]:
+    """Choose the objects that get a picture: the first of each image, then the second of each, and so on.
+
+    It depends on the audit set alone, so the same objects appear at every step.
+    """
+    audited = [(sample, audited_indices(sample, config.max_objects_per_image)) for sample in samples]
+    order = [
+        (position, rank, sample.image_id, sample.annotation_ids[index])
+        for rank, (sample, indices) in enumerate(audited)
+        for position, index in enumerate(indices)
+    ]
+    return {(image_id, annotation_id) for _, _, image_id, annotation_id in sorted(order)[:count]}
+
+
+def strip_tag(found: AuditedObject) -> str:
+    """Return the name of the object's picture, the same at every step."""
+    return f"saliency/image_{found.sample.image_id}/annotation_{found.annotation_id}"

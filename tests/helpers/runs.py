@@ -66,5 +66,7 @@ def trainer_with(callbacks: list[Callback], folder: Path | None = None, **settin
 def read_events(folder: Path) -> EventAccumulator:
     """Everything that the one run under a folder wrote, nothing thinned out."""
     (run,) = {path.parent for path in folder.rglob("events.out.tfevents.*")}
-    events = EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0, "histograms": 0, "tensors": 0})
+    # The files of several runs are read in the order of their names (10 before 9): nothing may be taken for a restart.
+    everything = {"images": 0, "scalars": 0, "histograms": 0, "tensors": 0}
+    events = EventAccumulator(str(run), size_guidance=everything, purge_orphaned_data=False)
     return events.Reload()

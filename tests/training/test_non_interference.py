@@ -1,6 +1,9 @@
 """Training with the callback and training without it: the same bits, also when the audit fails."""
 
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,3 +108,20 @@ def test_the_comparison_can_fail(trained_retinanet, shapes_folder):
 
     model = trained_retinanet.model
     assert difference(train(model, shapes_folder, []), train(model, shapes_folder, [DrawsOneNumber()])) is not None
+
+
+@pytest.mark.slow
+def test_also_in_a_fresh_process(trained_retinanet, shapes_folder, tmp_path):
+    # TorchScript optimises a function after its first runs, and the audit runs some of the detector's: in a process in
+    # which nothing has run yet, that must not change the training's last bits either.
+    weights = tmp_path / "weights.pth"
+    torch.save(trained_retinanet.model.state_dict(), weights)
+    script = Path(__file__).parents[1] / "helpers" / "fresh_run.py"
+    hashes = []
+    for audits in ("0", "1"):
+        command = [sys.executable, str(script), str(weights), str(shapes_folder), audits]
+        result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        audited, digest = result.stdout.strip().splitlines()[-1].split()
+        assert int(audited) == 3 * int(audits)
+        hashes.append(digest)
+    assert hashes[0] == hashes[1]
