@@ -44,7 +44,8 @@ class DetectionModule(LightningModule):
         num_classes: ``None``: as in the configuration; ``"auto"``: the data module's ``num_classes``, when the Trainer
             sets the module up.
         weights: a ``.pth`` or model-zoo ``.pkl`` file to start from, see
-            :func:`odsg_lightning.training.weights.load_weights`. Not read when a checkpoint is loaded.
+            :func:`odsg_lightning.training.weights.load_weights`. Not kept in a checkpoint, nor read by
+            ``load_from_checkpoint``.
         optimizer: makes an optimizer of the trainable parameters. ``None``: the configuration's ``SOLVER``.
         lr_scheduler: makes a schedule, stepped after every optimizer step. ``None``: the configuration's, or a constant
             rate if ``optimizer`` is given.

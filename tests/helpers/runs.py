@@ -34,7 +34,7 @@ def shapes_data(folder: Path, **settings: Any) -> CocoDetectionDataModule:
 def module_like(model: torch.nn.Module, **settings: Any) -> DetectionModule:
     """A fresh DetectionModule with the weights of a trained detector."""
     name = "retinanet_tiny" if type(model).__name__ == "RetinaNet" else "faster_rcnn_tiny"
-    module = DetectionModule(name, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-3), **settings)
+    module = DetectionModule(name, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-4), **settings)
     module.detector.load_state_dict(model.state_dict())
     return module
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.known_detectors import LinearDetector, box_sample
 from helpers.runs import EVERY_TAG, module_like, quick_audit, read_events, shapes_data, trainer_with
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.strategies import FSDPStrategy
@@ -310,6 +310,7 @@ class TestRealDetector:
         return request.getfixturevalue(f"trained_{kind}").model
 
     def test_fit(self, model, shapes_folder, tmp_path):
+        seed_everything(0, verbose=False)
         trainer = trainer_with([quick_audit()], tmp_path)
         trainer.fit(module_like(model), datamodule=shapes_data(shapes_folder))
         events = read_events(tmp_path)
