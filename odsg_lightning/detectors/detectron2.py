@@ -24,7 +24,7 @@ class Detectron2Adapter:
     the RoI features only, not through the proposal boxes.
 
     Args:
-        model: a RetinaNet or a GeneralizedRCNN with a box head, in eval mode, single precision or double.
+        model: a RetinaNet or a GeneralizedRCNN with a box head, in eval mode and single precision.
         input_format: channel order that the model expects, ``"BGR"`` or ``"RGB"``; the model's own by default.
 
     Raises:
@@ -54,7 +54,7 @@ class Detectron2Adapter:
 
     def _detect_one(self, image: Tensor) -> Detections:
         height, width = image.shape[1:]
-        pixels = image.flip(0) if self.input_format == "BGR" else image
+        pixels = to_input_format(image, self.input_format)
         with torch.autocast(image.device.type, enabled=False):
             (result,) = self.model([{"image": pixels, "height": height, "width": width}])
         instances = result["instances"]
@@ -75,3 +75,16 @@ class Detectron2Adapter:
                 "in half precision. Audit a copy of the model in float32 (precision='16-mixed' and 'bf16-mixed' keep "
                 "the parameters in float32 and work as they are)."
             )
+
+
+def to_input_format(image: Tensor, input_format: str) -> Tensor:
+    """Return an RGB image ``[3, H, W]`` in the channel order of ``INPUT.FORMAT``.
+
+    Raises:
+        ValueError: the image does not have three channels, or the format is neither ``"BGR"`` nor ``"RGB"``.
+    """
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"Expected an RGB image [3, H, W], but got {tuple(image.shape)}.")
+    if input_format not in ("BGR", "RGB"):
+        raise ValueError(f"Expected INPUT.FORMAT to be 'BGR' or 'RGB', but got {input_format!r}.")
+    return image.flip(0) if input_format == "BGR" else image

@@ -14,27 +14,15 @@ A batch is a list with one dictionary per image:
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from odsg_lightning.detectors.detectron2 import to_input_format
 from odsg_lightning.detectors.detectron2_import import require_detectron2
 from odsg_lightning.types import Detections
 
 require_detectron2()
 
 from detectron2.structures import Boxes, Instances  # noqa: E402
-
-
-def to_input_format(image: Tensor, input_format: str) -> Tensor:
-    """Return an RGB image ``[3, H, W]`` in the channel order of ``INPUT.FORMAT``.
-
-    Raises:
-        ValueError: the image does not have three channels, or the format is neither ``"BGR"`` nor ``"RGB"``.
-    """
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"Expected an RGB image [3, H, W], but got {tuple(image.shape)}.")
-    if input_format not in ("BGR", "RGB"):
-        raise ValueError(f"Expected INPUT.FORMAT to be 'BGR' or 'RGB', but got {input_format!r}.")
-    return image.flip(0) if input_format == "BGR" else image
 
 
 def training_inputs(batch: Sequence[dict[str, Any]], input_format: str) -> list[dict[str, Any]]:

@@ -11,8 +11,9 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from odsg_lightning.detectors.build import build_detector, class_count, load_config, portable_config
+from odsg_lightning.detectors.detectron2 import to_input_format
 from odsg_lightning.detectors.detectron2_import import require_detectron2
-from odsg_lightning.training.detectron2_batch import detect, evaluation_inputs, to_input_format, training_inputs
+from odsg_lightning.training.detectron2_batch import detect, evaluation_inputs, training_inputs
 from odsg_lightning.training.precision import Backend, CocoPrecision
 from odsg_lightning.training.solver import build_solver, clip_gradients_from_config
 from odsg_lightning.training.weights import load_weights

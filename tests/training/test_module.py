@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 
 from odsg_lightning.config_files import config_path
 from odsg_lightning.detectors.build import class_count
+from odsg_lightning.detectors.detectron2 import to_input_format
 from odsg_lightning.detectors.detectron2_import import require_detectron2
-from odsg_lightning.training.detectron2_batch import evaluation_inputs, to_input_format, training_inputs
+from odsg_lightning.training.detectron2_batch import evaluation_inputs, training_inputs
 from odsg_lightning.training.module import DetectionModule
 
 require_detectron2()
