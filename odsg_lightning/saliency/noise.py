@@ -18,9 +18,9 @@ def image_generator(seed: int, image_id: int) -> torch.Generator:
 
     Args:
         seed: seed of the audit, not negative.
-        image_id: COCO image id, not negative.
+        image_id: COCO image id.
     """
-    state = int(np.random.SeedSequence([seed, image_id]).generate_state(1, np.uint64)[0])
+    state = int(np.random.SeedSequence([seed, image_id % 2**64]).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(state)
 
 

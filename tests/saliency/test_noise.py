@@ -12,7 +12,7 @@ def test_same_seed_same_bits():
     assert torch.equal(draw(0, 7), draw(0, 7))
 
 
-@pytest.mark.parametrize(("seed", "image_id"), [(1, 7), (0, 8), (7, 0)])
+@pytest.mark.parametrize(("seed", "image_id"), [(1, 7), (0, 8), (7, 0), (0, -7)])
 def test_another_seed_or_image_has_other_noise(seed, image_id):
     assert not torch.equal(draw(0, 7), draw(seed, image_id))
 
