@@ -29,7 +29,7 @@ def resolve_adapter(module: object) -> Detector:
     if len(models) == 1:
         from odsg_lightning.detectors.detectron2 import Detectron2Adapter
 
-        return Detectron2Adapter(next(iter(models)))
+        return Detectron2Adapter(models[0])
     found = "none" if not models else f"{len(models)} ({', '.join(type(model).__name__ for model in models)})"
     raise ValueError(
         f"Expected {type(module).__name__} to hold exactly one Detectron2 RetinaNet or GeneralizedRCNN, but found "

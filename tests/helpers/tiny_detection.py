@@ -27,10 +27,6 @@ def make_sample(index: int, size: int = 64, num_classes: int = 3, scale: int = 2
     }
 
 
-def keep_list(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return samples
-
-
 class TinyDataModule(LightningDataModule):
     """`length` samples in a fixed order, two a batch."""
 
@@ -40,7 +36,7 @@ class TinyDataModule(LightningDataModule):
         self._samples = [make_sample(index, num_classes=num_classes) for index in range(length)]
 
     def _loader(self) -> DataLoader:
-        return DataLoader(self._samples, batch_size=2, collate_fn=keep_list)
+        return DataLoader(self._samples, batch_size=2, collate_fn=list)
 
     train_dataloader = val_dataloader = test_dataloader = predict_dataloader = _loader
 

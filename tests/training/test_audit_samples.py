@@ -6,19 +6,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers.coco_files import CROWD, CocoFiles, annotation_record, image_record, make_data
+from helpers.coco_files import CROWD, annotation_record, image_record, make_data
 
 from odsg_lightning.training.audit_samples import splitmix64
-
-
-@pytest.fixture
-def train(tmp_path):
-    return CocoFiles(tmp_path / "train")
-
-
-@pytest.fixture
-def val(tmp_path):
-    return CocoFiles(tmp_path / "val")
 
 
 def test_audit_sample_by_hand(train, val):

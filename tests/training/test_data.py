@@ -3,21 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from helpers.coco_files import CocoFiles, annotation_record, make_data
+from helpers.coco_files import annotation_record, make_data
 from jsonargparse import ArgumentParser
 from lightning import LightningModule, Trainer
 
 from odsg_lightning import CocoDetectionDataModule
-
-
-@pytest.fixture
-def train(tmp_path):
-    return CocoFiles(tmp_path / "train")
-
-
-@pytest.fixture
-def val(tmp_path):
-    return CocoFiles(tmp_path / "val")
 
 
 class Recorder(LightningModule):

@@ -1,20 +1,10 @@
 import pytest
 import torch
-from helpers.coco_files import CROWD, CocoFiles, annotation_record, image_record, make_data
+from helpers.coco_files import CROWD, annotation_record, image_record, make_data
 from hypothesis import given
 from hypothesis import strategies as st
 
 from odsg_lightning.training.dataset import flip_boxes, resize_boxes, shortest_edge_size
-
-
-@pytest.fixture
-def train(tmp_path):
-    return CocoFiles(tmp_path / "train")
-
-
-@pytest.fixture
-def val(tmp_path):
-    return CocoFiles(tmp_path / "val")
 
 
 @pytest.mark.parametrize(

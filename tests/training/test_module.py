@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.tiny_detection import TinyDataModule, keep_list, make_sample, make_trainer
+from helpers.tiny_detection import TinyDataModule, make_sample, make_trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -43,7 +43,7 @@ def differing(first, second):
 
 
 def one_batch(*samples):
-    return DataLoader(samples, batch_size=len(samples), collate_fn=keep_list)
+    return DataLoader(samples, batch_size=len(samples), collate_fn=list)
 
 
 class Spy(Callback):
