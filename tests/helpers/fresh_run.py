@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import seed_everything
+from runs import module_like, quick_audit, shapes_data, trainer_with
 
 from odsg_lightning.detectors.build import build_detector, load_config
-from runs import module_like, quick_audit, shapes_data, trainer_with
 
 torch.set_num_threads(1)
 
