@@ -7,6 +7,7 @@ Labels are contiguous class indices from 0, in the order of the COCO file's cate
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -98,6 +99,20 @@ class AuditSample:
                 f"Expected {count} category names or none, but got {len(self.category_names)} "
                 f"(image id {self.image_id})."
             )
+
+
+class LocalGradient(NamedTuple):
+    """Gradients of one object's five numbers, on the part of the image outside of which they are zero.
+
+    Attributes:
+        values: ``[5, 3, h, w]`` d (x_min, y_min, x_max, y_max, score) / d image, RGB.
+        top: image row of the first row of ``values``.
+        left: image column of the first column of ``values``.
+    """
+
+    values: Tensor
+    top: int = 0
+    left: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from odsg_lightning.types import Detections
+from odsg_lightning.types import Detections, LocalGradient
 
 
 @runtime_checkable
@@ -31,8 +31,8 @@ class Linearization(Protocol):
     detections: Detections
     """Without a graph."""
 
-    def gradients(self, indices: Iterable[int]) -> Iterator[Tensor]:
-        """Yield ``[5, 3, H, W]`` for each detection index: d (x_min, y_min, x_max, y_max, score) / d image."""
+    def gradients(self, indices: Iterable[int]) -> Iterator[LocalGradient]:
+        """Yield, for each detection index in order, d (x_min, y_min, x_max, y_max, score) / d image."""
         ...
 
 

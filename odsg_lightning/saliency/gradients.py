@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from odsg_lightning.types import PARAMETERS
+from odsg_lightning.types import PARAMETERS, LocalGradient
 
 if TYPE_CHECKING:  # the protocol belongs to the detectors; the mathematics only needs its shape
     from odsg_lightning.detectors.protocol import Detector, Linearization
@@ -51,10 +51,10 @@ class AutogradLinearization:
             )
         self.detections = detections.detach()
 
-    def gradients(self, indices: Iterable[int]) -> Iterator[Tensor]:
-        """Yield ``[5, 3, H, W]`` d parameters / d image for each detection index."""
+    def gradients(self, indices: Iterable[int]) -> Iterator[LocalGradient]:
+        """Yield the gradients of each detection index, on the whole image."""
         for index in indices:
-            yield torch.stack([self._gradient(index, parameter) for parameter in range(len(PARAMETERS))])
+            yield LocalGradient(torch.stack([self._gradient(index, number) for number in range(len(PARAMETERS))]))
 
     def _gradient(self, index: int, parameter: int) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():  # picking the output is part of the graph

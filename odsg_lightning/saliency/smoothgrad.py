@@ -73,7 +73,10 @@ def smoothgrad(
         present = [(row, int(matches[index])) for row, index in enumerate(indices) if matches[index] >= 0]
         gradients = linearization.gradients([match for _, match in present])
         for (row, _), gradient in zip(present, gradients, strict=True):
-            sums[row] += gradient.abs().amax(dim=1).to(sums[row].device)
+            values = gradient.values.abs().amax(dim=1).to(sums[row].device)
+            height, width = values.shape[1:]
+            bottom, right = gradient.top + height, gradient.left + width
+            sums[row][:, gradient.top : bottom, gradient.left : right] += values
             passes[row] += 1
         del linearization, gradients  # its graph, before the next pass builds another: half the memory
         on_pass()

@@ -119,7 +119,7 @@ def test_gradient_equals_finite_differences(trained_retinanet, monkeypatch):
     image = trained_retinanet.samples[0].image.double()
     linearization = linearize(detector, image)
     best = int(linearization.detections.scores.argmax())
-    (gradient,) = linearization.gradients([best])
+    ((gradient, _, _),) = linearization.gradients([best])
 
     def numbers(pixels):
         with torch.no_grad():
@@ -159,7 +159,7 @@ def test_full_size_architectures_differentiate(name):
     image = torch.rand(3, 96, 128) * 255
     linearization = linearize(Detectron2Adapter(model), image)
     assert len(linearization.detections) > 0
-    (gradient,) = linearization.gradients([0])
+    ((gradient, _, _),) = linearization.gradients([0])
     assert gradient.shape == (5, 3, 96, 128)
     assert gradient.isfinite().all()
     assert gradient[4].abs().max() > 0

@@ -109,7 +109,7 @@ def test_zero_or_infinite_gradient_is_undefined_for_that_parameter_alone(bad):
 
                 def gradients(self, indices):
                     for gradient in plain.gradients(indices):
-                        gradient[2] = bad
+                        gradient.values[2] = bad
                         yield gradient
 
             return Spoilt()
