@@ -23,6 +23,7 @@ _LIGHTNING = {
     "test": "the same, logged as test/...",
     "predict": "detect objects on the validation images; --trainer.callbacks says what to do with them",
 }
+_ENGINES = ("auto", "windowed", "cut", "autograd")  # of saliency/options.py
 _REPORTED = ("torch", "torchvision", "lightning", "torchmetrics", "detectron2", "pycocotools", "tensorboard", "numpy")
 _INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
@@ -107,13 +108,14 @@ def _add_demo(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is pr
     parser.add_argument("--detector", choices=["retinanet", "faster-rcnn"], default="retinanet", help="what to train")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for data, logs and pictures")
     parser.add_argument("--seed", type=int, default=0, help="of the data, the weights and the training")
+    parser.add_argument("--engine", choices=_ENGINES, default="auto", help="how the audit computes its gradients")
     parser.set_defaults(run=_run_demo)
 
 
 def _run_demo(options: argparse.Namespace) -> int:
     from odsg_lightning.demo.run import run_demo
 
-    return run_demo(detector=options.detector, output=options.output, seed=options.seed)
+    return run_demo(detector=options.detector, output=options.output, seed=options.seed, engine=options.engine)
 
 
 # Configurations -------------------------------------------------------------------------------------------------------

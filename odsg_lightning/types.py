@@ -123,7 +123,8 @@ class ObjectSaliency:
         maps: ``[5, H, W]``, in units of the parameter per grey level (pixels per grey level for the box, score per
             grey level for the score); all NaN where a map is undefined.
         matched_passes: in how many noisy passes the object was found again.
-        n_samples: number of noisy passes.
+        n_samples: number of noisy passes that were made for this object; ``matched_passes / n_samples`` is its match
+            rate.
     """
 
     maps: Tensor

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from odsg_lightning.cli import main
 from odsg_lightning.config_files import config_names, config_path
 from odsg_lightning.demo import run as demo
 from odsg_lightning.demo.shapes import ShapesDataset, make_shapes
+from odsg_lightning.saliency.options import Engine
 
 COMPONENTS = ["odsg_lightning", "Python", "torch", "torchvision", "lightning", "torchmetrics", "detectron2"]
 COMPONENTS += ["pycocotools", "tensorboard", "numpy"]
@@ -159,6 +161,7 @@ def test_the_entry_point_is_installed():
         ([], "odsg: error: the following arguments are required: <subcommand>"),
         (["fitt"], "odsg: error: argument <subcommand>: invalid choice: 'fitt'"),
         (["demo", "--detector", "yolo"], "odsg demo: error: argument --detector: invalid choice: 'yolo'"),
+        (["demo", "--engine", "fast"], "odsg demo: error: argument --engine: invalid choice: 'fast'"),
         (["demo", "--seed", "x"], "odsg demo: error: argument --seed: invalid int value: 'x'"),
         (["fit", "--model.confg", "retinanet_tiny"], "odsg: error: unrecognized arguments: --model.confg"),
         (["fit", "--trainer.max_steps", "many"], 'odsg: error: Parser key "trainer.max_steps"'),
@@ -193,6 +196,16 @@ def _set(values: dict, dotted: str, value: object) -> dict:
             "trainer.callbacks",
             [{"class_path": "odsg_lightning.ODSmoothGradCallback", "init_args": {"max_strips": -1}}],
             "Expected argument `max_strips` to be 0 or more, but got -1",
+        ),
+        (
+            "trainer.callbacks",
+            [{"class_path": "odsg_lightning.ODSmoothGradCallback", "init_args": {"engine": "fast"}}],
+            "fast",
+        ),
+        (
+            "trainer.callbacks",
+            [{"class_path": "odsg_lightning.ODSmoothGradCallback", "init_args": {"tolerance": 2.0}}],
+            "Expected argument `tolerance` to be None or between 0 and 1, but got 2.0",
         ),
         (
             "trainer.callbacks",
@@ -245,11 +258,15 @@ def test_demo_gets_its_arguments_and_gives_the_exit_code(monkeypatch):
     seen = []
     run = _demo_that(monkeypatch, lambda **options: seen.append(options) or 1)
     assert run() == 1
-    assert run("--detector", "faster-rcnn", "--output", "here", "--seed", "7") == 1
+    assert run("--detector", "faster-rcnn", "--output", "here", "--seed", "7", "--engine", "cut") == 1
     assert seen == [
-        {"detector": "retinanet", "output": Path("runs/demo"), "seed": 0},
-        {"detector": "faster-rcnn", "output": Path("here"), "seed": 7},
+        {"detector": "retinanet", "output": Path("runs/demo"), "seed": 0, "engine": "auto"},
+        {"detector": "faster-rcnn", "output": Path("here"), "seed": 7, "engine": "cut"},
     ]
+
+
+def test_demo_knows_every_engine():
+    assert get_args(Engine) == cli._ENGINES  # written down twice: the command line imports no part of ours
 
 
 @pytest.mark.parametrize(
@@ -338,6 +355,25 @@ def test_every_training_configuration_is_accepted(name, capsys):
     solver = printed["model"]["overrides"]["SOLVER"]
     assert solver["MAX_ITER"] == printed["trainer"]["max_steps"]
     assert printed["model"]["weights"] is None
+
+
+def test_engine_precision_and_tolerance_can_be_given_in_the_file(shapes, tmp_path, capsys):
+    given = {"engine": "cut", "precision": "bf16", "tolerance": 0.01}
+    callback = {"class_path": "odsg_lightning.ODSmoothGradCallback", "init_args": given}
+    values = settings(shapes, tmp_path)
+    values["trainer"]["callbacks"] = [callback]
+    assert main(["fit", "--config", write(values, tmp_path), "--print_config"]) == 0
+    (printed,) = yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]
+    assert printed["init_args"].items() >= given.items()
+
+
+def test_engine_of_the_last_callback_can_be_given_on_the_command_line(shapes, tmp_path, capsys):
+    values = settings(shapes, tmp_path)
+    values["trainer"]["callbacks"] = values["trainer"]["callbacks"][:1]
+    config = write(values, tmp_path)
+    assert main(["fit", "--config", config, "--trainer.callbacks.engine=cut", "--print_config"]) == 0
+    (printed,) = yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"]
+    assert (printed["init_args"]["engine"], printed["init_args"]["n_samples"]) == ("cut", 1)
 
 
 # ---- real runs ----

@@ -1,7 +1,9 @@
 """What an audit is told to do: everything that its numbers depend on besides the detector and the images."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+from odsg_lightning.saliency.options import Engine, Precision, check_engine, check_tolerance
 
 Method = Literal["smoothgrad", "gradient"]
 
@@ -12,7 +14,7 @@ class AuditConfig:
 
     Attributes:
         method: ``"smoothgrad"``, or ``"gradient"``: the plain gradient, one pass without noise.
-        n_samples: noisy passes of SmoothGrad.
+        n_samples: noisy passes of SmoothGrad; with a ``tolerance``, the most that an object gets.
         sigma: standard deviation of the noise relative to the pixel range (0.05 is 12.75 grey levels).
         match_iou: least IoU of a noisy detection with the clean one.
         pair_iou: least IoU of a detection with its ground-truth object.
@@ -22,6 +24,10 @@ class AuditConfig:
         seed: of the noise.
         max_objects_per_image: audit only the first so many objects of an image, in the order of their annotation ids;
             None for all.
+        tolerance: None for all ``n_samples`` passes, or when to stop before:
+            :func:`odsg_lightning.saliency.smoothgrad.smoothgrad` says what it means.
+        engine: how the gradients are computed: :func:`odsg_lightning.saliency.gradients.linearize`.
+        precision: of the linear backward pass: see there.
     """
 
     method: Method = "smoothgrad"
@@ -34,6 +40,9 @@ class AuditConfig:
     threshold: float = 0.32
     seed: int = 0
     max_objects_per_image: int | None = None
+    tolerance: float | None = None
+    engine: Engine = "auto"
+    precision: Precision = "full"
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -59,10 +68,25 @@ class AuditConfig:
             size = getattr(self, name)
             if not 0 <= size < float("inf"):
                 raise ValueError(f"Expected argument `{name}` to be a finite number, 0 or more, but got {size!r}.")
+        check_tolerance(self.tolerance)
+        check_engine(self.engine, self.precision)
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """The settings that the numbers depend on, by name.
+
+        Every engine computes the same maps, so ``engine`` is not among them. ``tolerance`` and ``precision`` are only
+        where they change something: audits from before they existed have the same settings as those without them.
+        """
+        settings = {name: value for name, value in vars(self).items() if name != "engine"}
+        for name in ("tolerance", "precision"):
+            if settings[name] == getattr(AuditConfig, name):
+                del settings[name]
+        return settings
 
     @property
     def passes(self) -> int:
-        """Number of detector passes with a gradient for each image."""
+        """Number of detector passes with a gradient for each image; with a ``tolerance``, the most."""
         return 1 if self.method == "gradient" else self.n_samples
 
     @property

@@ -88,7 +88,7 @@ def audit(
         samples: the audit set.
         config: see :class:`AuditConfig`.
         device: where the images are put.
-        on_pass: called ``config.passes`` times for every image, whether it has detections or not.
+        on_pass: called ``config.passes`` times for every image, however few of them are needed.
 
     Yields:
         Every audited ground-truth object, missed ones included, image by image in the order of ``samples``.
@@ -109,6 +109,9 @@ def audit(
             n_samples=config.passes,
             sigma=config.noise,
             match_iou=config.match_iou,
+            tolerance=config.tolerance,
+            engine=config.engine,
+            precision=config.precision,
             on_pass=on_pass,
         )
         for _ in range(0 if paired else config.passes):

@@ -15,6 +15,7 @@ from rich.table import Table
 from odsg_lightning.demo.shapes import make_shapes
 from odsg_lightning.metrics.iof import SUMMARY_NAMES
 from odsg_lightning.saliency.masks import REGIONS
+from odsg_lightning.saliency.options import Engine
 from odsg_lightning.training.callback import ODSmoothGradCallback
 from odsg_lightning.training.data import CocoDetectionDataModule
 from odsg_lightning.training.image_log import export_pictures
@@ -40,7 +41,9 @@ class _Stopwatch(Callback):
         self.seconds = time.perf_counter() - self.started
 
 
-def run_demo(detector: DetectorName = "retinanet", output: Path = Path("runs/demo"), seed: int = 0) -> int:
+def run_demo(
+    detector: DetectorName = "retinanet", output: Path = Path("runs/demo"), seed: int = 0, engine: Engine = "auto"
+) -> int:
     """Train, audit and show.
 
     Writes below ``output``: the data (``shapes/``), and for each run ``<detector>/version_<n>/`` with the TensorBoard
@@ -50,15 +53,18 @@ def run_demo(detector: DetectorName = "retinanet", output: Path = Path("runs/dem
         detector: which of the two tiny detectors.
         output: folder; made if missing, and an earlier demonstration in it is kept.
         seed: of the data, the weights and the training.
+        engine: how the audit computes its gradients: the maps are the same, the seconds are not.
 
     Returns:
         0 if the detector learned its task (AP50 of at least 0.9), else 1: its maps would show nothing.
 
     Raises:
-        ValueError: ``detector`` is not one of the two, or ``output/shapes`` holds something else.
+        ValueError: ``detector`` or ``engine`` is not one of those that there are, or ``output/shapes`` holds something
+            else.
     """
     if detector not in _RECIPES:
         raise ValueError(f"Expected argument `detector` to be one of {sorted(_RECIPES)}, but got {detector!r}.")
+    audit, watch = ODSmoothGradCallback(max_strips=16, engine=engine), _Stopwatch()  # refuses a wrong engine at once
     console = Console()
     config, steps = _RECIPES[detector]
     seed_everything(seed, verbose=False)
@@ -82,7 +88,6 @@ def run_demo(detector: DetectorName = "retinanet", output: Path = Path("runs/dem
         ),
         map_backend="pycocotools",
     )
-    audit, watch = ODSmoothGradCallback(max_strips=16), _Stopwatch()
     logger = TensorBoardLogger(output, name=detector)
     best = ModelCheckpoint(monitor="val/map_50", mode="max", auto_insert_metric_name=False)
     trainer = Trainer(

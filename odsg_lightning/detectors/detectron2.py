@@ -6,6 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from odsg_lightning.detectors.detectron2_import import require_detectron2
+from odsg_lightning.detectors.engine.choose import choose_engine
+from odsg_lightning.detectors.engine.cut import CutLinearization, warn_of_fallback
+from odsg_lightning.detectors.engine.window import Unsupported
+from odsg_lightning.detectors.protocol import EngineChoice, Linearization
+from odsg_lightning.saliency.gradients import AutogradLinearization
+from odsg_lightning.saliency.options import Engine, Precision
 from odsg_lightning.types import Detections
 
 require_detectron2()
@@ -51,6 +57,45 @@ class Detectron2Adapter:
         # One at a time: Detectron2 0.5 pads a batch, and takes the sigmoid of its logits, in place on shared views,
         # which autograd refuses.
         return [self._detect_one(image) for image in images]
+
+    def linearize(self, image: Tensor, *, engine: Engine = "auto", precision: Precision = "full") -> Linearization:
+        """Run the detector on one image and keep what the gradients need.
+
+        A detector that turns out, in this pass, not to be what the engine knows is linearized by plain autograd, with
+        a ``RuntimeWarning`` that says why.
+
+        Args:
+            image: ``[3, H, W]`` RGB, float, 0 to 255.
+            engine: see :func:`odsg_lightning.detectors.engine.choose.choose_engine`.
+            precision: of the linear backward pass.
+
+        Raises:
+            ValueError: an engine or a precision of another name.
+            RuntimeError: the model is in training mode, or has parameters of half precision.
+        """
+        self._check_model()
+        image = image.detach()
+        _, head, backbone = choose_engine(self.model, engine, precision)
+
+        def plain() -> Linearization:
+            with torch.inference_mode(False), torch.enable_grad():
+                return AutogradLinearization(self, image)
+
+        if head is None or backbone is None:
+            return plain()
+        try:
+            return CutLinearization(self.model, head, backbone, image, self.input_format, self._detect_one, plain)
+        except Unsupported as reason:
+            warn_of_fallback(reason)
+        return plain()
+
+    def choose_engine(self, engine: Engine = "auto", precision: Precision = "full") -> EngineChoice:
+        """Return which engine :meth:`linearize` uses for the model as it is now, and why.
+
+        Raises:
+            ValueError: an engine or a precision of another name.
+        """
+        return choose_engine(self.model, engine, precision).choice
 
     def _detect_one(self, image: Tensor) -> Detections:
         height, width = image.shape[1:]

@@ -1,10 +1,12 @@
 """What the mathematics needs of a detector."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from odsg_lightning.saliency.options import Engine, Precision
 from odsg_lightning.types import Detections, LocalGradient
 
 
@@ -36,6 +38,21 @@ class Linearization(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which engine computes a detector's gradients.
+
+    Attributes:
+        name: ``"windowed"``, ``"cut"`` or ``"autograd"``.
+        precision: ``"full"`` or ``"bf16"``, of the linear backward pass.
+        reason: why this one runs, in a few plain words.
+    """
+
+    name: str
+    precision: str
+    reason: str
+
+
 @runtime_checkable
 class LinearizingDetector(Detector, Protocol):
     """A detector with gradients of its own, faster than one backward pass per output.
@@ -43,6 +60,10 @@ class LinearizingDetector(Detector, Protocol):
     Where this capability is missing, :func:`odsg_lightning.saliency.gradients.linearize` uses plain autograd.
     """
 
-    def linearize(self, image: Tensor) -> Linearization:
+    def linearize(self, image: Tensor, *, engine: Engine = "auto", precision: Precision = "full") -> Linearization:
         """Run the detector on one image ``[3, H, W]`` and keep what the gradients need."""
+        ...
+
+    def choose_engine(self, engine: Engine = "auto", precision: Precision = "full") -> EngineChoice:
+        """Return which engine :meth:`linearize` uses for the detector as it is now."""
         ...

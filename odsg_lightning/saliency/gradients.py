@@ -6,27 +6,54 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from odsg_lightning.saliency.options import Engine as Engine  # a part of this module's face, too
+from odsg_lightning.saliency.options import Precision as Precision
+from odsg_lightning.saliency.options import check_engine
 from odsg_lightning.types import PARAMETERS, LocalGradient
 
 if TYPE_CHECKING:  # the protocol belongs to the detectors; the mathematics only needs its shape
     from odsg_lightning.detectors.protocol import Detector, Linearization
 
 
-def linearize(detector: "Detector", image: Tensor) -> "Linearization":
+def linearize(
+    detector: "Detector", image: Tensor, engine: Engine = "auto", precision: Precision = "full"
+) -> "Linearization":
     """Run a detector on one image and keep what the gradients need.
 
-    Uses the detector's own ``linearize`` where it has one, else one backward pass per output.
-
     Args:
-        detector: see :class:`odsg_lightning.detectors.protocol.Detector`.
+        detector: see :class:`odsg_lightning.detectors.protocol.Detector`. If it has a ``linearize`` of its own, that
+            is used for every engine but ``"autograd"``.
         image: ``[3, H, W]`` RGB, float, 0 to 255. It is copied, and works under ``no_grad`` and ``inference_mode``.
+        engine: ``"autograd"`` for one backward pass per output, whatever the detector; ``"auto"`` for the fastest
+            engine that the detector has; ``"windowed"`` or ``"cut"`` for one by name.
+        precision: ``"bf16"`` lets an engine of the detector's own that can do so compute its linear backward pass in
+            bfloat16: approximate. Plain autograd is always of full precision.
+
+    Raises:
+        ValueError: an unknown engine or precision, or one that the detector does not have.
     """
+    check_engine(engine, precision)
     with torch.inference_mode(False), torch.enable_grad():
         own = getattr(detector, "linearize", None)
-        if own is not None:
-            result: Linearization = own(image.detach().clone())
+        if own is not None and engine != "autograd":
+            result: Linearization = own(image.detach().clone(), engine=engine, precision=precision)
             return result
+        check_has_engine(detector, engine)
         return AutogradLinearization(detector, image)
+
+
+def check_has_engine(detector: "Detector", engine: Engine) -> None:
+    """Refuse to look for a fast engine in a detector that has plain autograd only.
+
+    Raises:
+        ValueError: says what to ask for instead.
+    """
+    if engine not in ("auto", "autograd") and not hasattr(detector, "linearize"):
+        raise ValueError(
+            "Expected argument `engine` to be 'auto' or 'autograd' for a detector without fast gradients of its own, "
+            f"but got {engine!r}: {type(detector).__name__} has no method `linearize`. engine='auto' takes plain "
+            "autograd for it."
+        )
 
 
 class AutogradLinearization:

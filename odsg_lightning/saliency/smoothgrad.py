@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from odsg_lightning.saliency.early_stop import FEWEST_MATCHED, has_settled
 from odsg_lightning.saliency.gradients import linearize
 from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.noise import noisy_images
-from odsg_lightning.types import PARAMETERS, Detections, ObjectSaliency
+from odsg_lightning.saliency.options import Engine, Precision, check_tolerance
+from odsg_lightning.types import PARAMETERS, Detections, LocalGradient, ObjectSaliency
 
 if TYPE_CHECKING:
     from odsg_lightning.detectors.protocol import Detector
@@ -29,6 +31,9 @@ def smoothgrad(
     n_samples: int = 20,
     sigma: float = 0.05,
     match_iou: float = 0.7,
+    tolerance: float | None = None,
+    engine: Engine = "auto",
+    precision: Precision = "full",
     on_pass: Callable[[], None] = lambda: None,
 ) -> list[ObjectSaliency]:
     r"""Explain detections of one image.
@@ -41,49 +46,75 @@ def smoothgrad(
     A map is undefined, and NaN throughout, if the object was found again in no pass, or if the map is zero
     everywhere (a coordinate clipped at the image border, a saturated score) or not finite.
 
+    With a ``tolerance``, ``n_samples`` is an upper bound: an object is finished with the matched pass, from the third
+    on, that leaves all five running means with a Pearson correlation of at least ``1 - tolerance`` to those before it
+    (:func:`~odsg_lightning.saliency.early_stop.has_settled`), and is not differentiated in later passes. When all are
+    finished, the detector is not run again. What the tolerance bounds is the last *step*, not the distance to the limit
+    of many passes: a mean of :math:`n` independent passes is about :math:`n - 1` times as far from its limit, in
+    1 - correlation, as from the mean of :math:`n - 1`. The noise of each pass is the same whoever has finished.
+
     Args:
         detector: see :class:`odsg_lightning.detectors.protocol.Detector`.
         image: ``[3, H, W]`` RGB, float, 0 to 255.
         reference: detections of the clean image.
         indices: which of them to explain.
         generator: source of the noise; the same state gives the same bits on the same machine.
-        n_samples: number of noisy passes, at least 1.
+        n_samples: number of noisy passes, at least 1; with a ``tolerance``, the most.
         sigma: standard deviation of the noise relative to the pixel range, not negative.
         match_iou: least IoU between a noisy detection and the reference.
-        on_pass: called after each noisy pass; there is none without indices.
+        tolerance: None for all ``n_samples`` passes, or the largest 1 - correlation at which an object is finished.
+        engine: see :func:`~odsg_lightning.saliency.gradients.linearize`.
+        precision: see there.
+        on_pass: called ``n_samples`` times, after each noisy pass or instead of one that is not needed any more; never
+            without indices.
 
     Returns:
         One record per index, in order.
 
     Raises:
-        ValueError: ``n_samples`` or ``sigma`` out of range.
+        ValueError: ``n_samples``, ``sigma`` or ``tolerance`` out of range; an engine that the detector does not have.
     """
     if n_samples < 1:
         raise ValueError(f"Expected argument `n_samples` to be at least 1, but got {n_samples}.")
     if not 0 <= sigma < float("inf"):
         raise ValueError(f"Expected argument `sigma` to be 0 or more (relative to the pixel range), but got {sigma}.")
+    check_tolerance(tolerance)
     if not indices:
         return []
     sums = [torch.zeros(len(PARAMETERS), *image.shape[1:], dtype=image.dtype, device=image.device) for _ in indices]
-    passes = [0] * len(indices)
+    matched, used = [0] * len(indices), [0] * len(indices)
+    unfinished = set(range(len(indices)))
     for noisy in noisy_images(image, n_samples, sigma, generator):
-        linearization = linearize(detector, noisy)
-        found = linearization.detections
-        matches, _ = match_one_to_one(reference.boxes, reference.labels, found.boxes, found.labels, match_iou)
-        present = [(row, int(matches[index])) for row, index in enumerate(indices) if matches[index] >= 0]
-        gradients = linearization.gradients([match for _, match in present])
-        for (row, _), gradient in zip(present, gradients, strict=True):
-            values = gradient.values.abs().amax(dim=1).to(sums[row].device)
-            height, width = values.shape[1:]
-            bottom, right = gradient.top + height, gradient.left + width
-            sums[row][:, gradient.top : bottom, gradient.left : right] += values
-            passes[row] += 1
-        del linearization, gradients  # its graph, before the next pass builds another: half the memory
+        if unfinished:
+            linearization = linearize(detector, noisy, engine, precision)
+            found = linearization.detections
+            matches, _ = match_one_to_one(reference.boxes, reference.labels, found.boxes, found.labels, match_iou)
+            present = [row for row in sorted(unfinished) if matches[indices[row]] >= 0]
+            gradients = linearization.gradients([int(matches[indices[row]]) for row in present])
+            for row in unfinished:
+                used[row] += 1
+            for row, gradient in zip(present, gradients, strict=True):
+                matched[row] += 1
+                before, sums[row] = sums[row], _added(sums[row], gradient)
+                if tolerance is None or matched[row] < FEWEST_MATCHED:
+                    continue
+                if has_settled(before, sums[row], tolerance):
+                    unfinished.remove(row)
+            del linearization, gradients  # its graph, before the next pass builds another: half the memory
         on_pass()
     return [
-        ObjectSaliency(_defined_or_nan(total / count if count else total), count, n_samples)
-        for total, count in zip(sums, passes, strict=True)
+        ObjectSaliency(_defined_or_nan(total / count if count else total), count, passes)
+        for total, count, passes in zip(sums, matched, used, strict=True)
     ]
+
+
+def _added(total: Tensor, gradient: LocalGradient) -> Tensor:
+    """Return the sum of an object's maps with one more pass in it."""
+    values = gradient.values.abs().amax(dim=1).to(total.device)
+    height, width = values.shape[1:]
+    result = total.clone()
+    result[:, gradient.top : gradient.top + height, gradient.left : gradient.left + width] += values
+    return result
 
 
 def _defined_or_nan(maps: Tensor) -> Tensor:

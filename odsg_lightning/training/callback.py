@@ -1,11 +1,9 @@
 """The audit callback: what does each number of the detector look at, asked at every validation."""
 
 import time
-import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -19,7 +17,10 @@ from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.audit.loop import audit
 from odsg_lightning.detectors.protocol import Detector
 from odsg_lightning.detectors.resolve import resolve_adapter
+from odsg_lightning.saliency.options import Engine, Precision
 from odsg_lightning.training.checks import check_trainer, samples_of_datamodule
+from odsg_lightning.training.engine_notice import EngineNotice
+from odsg_lightning.training.failure import OnError, report_failure
 from odsg_lightning.training.image_log import log_image
 from odsg_lightning.training.progress import audit_progress
 from odsg_lightning.training.strips import audited_strip, drawn_objects, strip_tag
@@ -37,7 +38,8 @@ class ODSmoothGradCallback(Callback):
       object, or on the object as a whole; ``iof/object``, ``iof/edge``, ``iof/middle``: means of the four box maps;
     - ``audit/coverage``: share of the objects that were detected; ``audit/n_objects``; ``audit/n_undefined``: maps
       without a value (zero or not finite); ``audit/match_rate``: share of the noisy passes in which a detected object
-      was found again; ``audit/seconds``; ``audit/n_failed``: audits that failed so far;
+      was found again; ``audit/samples_per_object``: mean number of noisy passes made for a detected object;
+      ``audit/seconds``; ``audit/n_failed``: audits that failed so far;
     - one picture per object, ``saliency/image_<id>/annotation_<id>``, of the same objects at every step.
 
     A scalar without a value (nothing detected, or the audit failed) is logged as NaN, so that a monitor always finds
@@ -52,7 +54,7 @@ class ODSmoothGradCallback(Callback):
             but audits its first validation, too. ``trainer.validate`` and ``trainer.test`` are always audited.
         samples: the audit set; by default that of the data module (``trainer.datamodule.audit_samples()``).
         method: ``"smoothgrad"``, or ``"gradient"`` for the plain gradient (one pass without noise).
-        n_samples: noisy passes of SmoothGrad.
+        n_samples: noisy passes of SmoothGrad; with a ``tolerance``, the most that an object gets.
         sigma: standard deviation of the noise relative to the pixel range (0.05 is 12.75 grey levels).
         threshold: share of a blurred map's maximum above which a pixel is foreground.
         blur_sigma: standard deviation of the blur before binarising a map, in pixels.
@@ -62,13 +64,22 @@ class ODSmoothGradCallback(Callback):
         seed: of the noise.
         max_objects_per_image: audit only the first so many objects of an image, by annotation id; None for all.
         max_strips: number of pictures per audit, at most; 0 for none.
+        tolerance: None, or stop an object's passes before ``n_samples``: as soon as one more, from the third on, leaves
+            its five maps with a Pearson correlation of at least ``1 - tolerance``. That bounds the last step, not the
+            distance to the map of many passes, which is larger: see
+            :func:`odsg_lightning.saliency.smoothgrad.smoothgrad`.
+        engine: ``"auto"`` computes the gradients in the fastest way that the detector allows, ``"windowed"``, ``"cut"``
+            or ``"autograd"`` in one by name. All give the same maps, but for rounding. The log says once which one
+            runs and why.
+        precision: ``"bf16"`` lets the windowed engine compute its linear backward pass in bfloat16: approximate.
         adapter: makes a detector of the LightningModule.
         on_error: ``"warn"``: a failing audit warns, is counted, and training goes on; ``"raise"``: it stops the run.
 
     Raises:
         ValueError: an argument out of range.
-        MisconfigurationException: in ``setup``, before training: no audit set, a strategy that shards the model, a
-            second audit callback (they would log under the same names), or weight averaging placed before the audit.
+        MisconfigurationException: before training: no audit set, a strategy that shards the model, a second audit
+            callback (they would log under the same names), weight averaging placed before the audit, or a fast engine
+            asked for by name and a detector that has none.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -94,8 +105,11 @@ class ODSmoothGradCallback(Callback):
         seed: int = 0,
         max_objects_per_image: int | None = None,
         max_strips: int = 8,
+        tolerance: float | None = None,
+        engine: Engine = "auto",
+        precision: Precision = "full",
         adapter: Callable[[LightningModule], Detector] = resolve_adapter,
-        on_error: Literal["warn", "raise"] = "warn",
+        on_error: OnError = "warn",
     ) -> None:
         """See the class for the arguments."""
         if every_n_validations < 1:
@@ -104,7 +118,7 @@ class ODSmoothGradCallback(Callback):
             )
         if max_strips < 0:
             raise ValueError(f"Expected argument `max_strips` to be 0 or more, but got {max_strips}.")
-        if on_error not in ("warn", "raise"):
+        if on_error not in get_args(OnError):
             raise ValueError(f"Expected argument `on_error` to be 'warn' or 'raise', but got {on_error!r}.")
         self.config = AuditConfig(
             method=method,
@@ -117,6 +131,9 @@ class ODSmoothGradCallback(Callback):
             threshold=threshold,
             seed=seed,
             max_objects_per_image=max_objects_per_image,
+            tolerance=tolerance,
+            engine=engine,
+            precision=precision,
         )
         self.every_n_validations = every_n_validations
         self.samples = samples
@@ -128,6 +145,7 @@ class ODSmoothGradCallback(Callback):
         self.seconds = 0.0
         """Time spent auditing by this process since it began, in seconds."""
         self._tally = AuditTally(blur_sigma, threshold)
+        self._notice = EngineNotice(self.config)
         self._audit_set: list[AuditSample] = []
         self._audited_in_this_fit = False
 
@@ -145,7 +163,7 @@ class ODSmoothGradCallback(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the detector once before training, so that a module without one is refused at once."""
         with isolated(pl_module):  # an adapter may put hooks on the module
-            self.adapter(pl_module)
+            self._notice.say(self.adapter(pl_module))
         if not trainer.enable_validation:
             rank_zero_warn(
                 "ODSmoothGradCallback audits at validations, but this run has none: it needs a validation_step, a "
@@ -173,7 +191,7 @@ class ODSmoothGradCallback(Callback):
     @property
     def state_key(self) -> str:
         """Tells this callback's state from that of another one in the same checkpoint."""
-        return self._generate_state_key(every_n_validations=self.every_n_validations, **vars(self.config))
+        return self._generate_state_key(every_n_validations=self.every_n_validations, **self.config.measured)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to keep the cadence."""
@@ -202,7 +220,7 @@ class ODSmoothGradCallback(Callback):
             self._log_pictures(trainer, strips)
         else:
             self.n_failed += 1
-            self._report("Its values are logged as NaN.", error, trainer)
+            report_failure(self.on_error, trainer.global_step, "Its values are logged as NaN.", error)
             scalars = self._tally.undefined()
         error = None  # its traceback holds this frame: a cycle that would keep the failed pass's graph in memory
         self._tally.restart(module.device)
@@ -218,10 +236,12 @@ class ODSmoothGradCallback(Callback):
         config = self.config
         if trainer.fast_dev_run:  # type: ignore[attr-defined] # set by another object
             samples, config = samples[:1], replace(config, n_samples=1)
+        detector = self.adapter(module)
+        self._notice.say(detector)
         drawn = drawn_objects(samples, config, self.max_strips) if trainer.is_global_zero else set()
         strips = {}
         with audit_progress(trainer, len(samples) * config.passes) as on_pass:
-            for found in audit(self.adapter(module), samples, config, device=module.device, on_pass=on_pass):
+            for found in audit(detector, samples, config, device=module.device, on_pass=on_pass):
                 self._tally.add(found)
                 if (found.sample.image_id, found.annotation_id) in drawn:
                     strips[strip_tag(found)] = audited_strip(found, config)
@@ -232,18 +252,5 @@ class ODSmoothGradCallback(Callback):
             for tag, strip in strips.items():
                 log_image(trainer, tag, strip)
         except Exception as error:  # a logger of somebody else's must not end the training either
-            self._report("Its numbers are logged, its pictures are not.", error, trainer)
-
-    def _report(self, consequence: str, error: Exception | None, trainer: Trainer) -> None:
-        """Raise or warn, as ``on_error`` says; no error of its own means that another process has failed."""
-        step = trainer.global_step
-        if self.on_error == "raise":
-            raise RuntimeError(f"ODSmoothGrad audit failed at step {step}: {error or 'in another process'}") from error
-        if error is not None:
-            trace = "".join(traceback.format_exception(error))
-            warnings.warn(
-                f"The ODSmoothGrad audit at step {step} failed, and training goes on without it (on_error='raise' "
-                f"would stop it). {consequence}\n{trace}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            consequence = "Its numbers are logged, its pictures are not."
+            report_failure(self.on_error, trainer.global_step, consequence, error)

@@ -62,4 +62,5 @@ def _named(means: dict[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
         "audit/n_objects": objects,
         "audit/n_undefined": undefined,
         "audit/match_rate": matched / passes,  # 0 / 0 is NaN: nothing was detected
+        "audit/samples_per_object": passes / paired,
     }

@@ -1,10 +1,13 @@
 """Vector-Jacobian products through a backbone."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
-from odsg_lightning.detectors.engine.window import Window
+import torch
+from torch import Tensor, nn
+
+from odsg_lightning.detectors.engine.window import Unsupported, Window
 
 
 class BackboneEngine(Protocol):
@@ -27,3 +30,109 @@ class BackboneEngine(Protocol):
             ``[N, 3, h, w]`` on a window of the backbone's input (normalised and padded as the detector does it).
         """
         ...
+
+
+class AutogradBackbone:
+    """Autograd through the whole backbone: exact for every backbone.
+
+    Args:
+        backbone: any module that maps an image ``[1, 3, H, W]`` to a dictionary of features.
+        batched: carry all cotangents of a call in one backward pass. By default on CUDA, where a pass for one is bound
+            by the launches of its kernels; a CPU gains nothing from it and would need more memory.
+    """
+
+    def __init__(self, backbone: nn.Module, batched: bool | None = None) -> None:
+        """See the class for the arguments."""
+        self._backbone = backbone
+        self._batched = batched
+        self._input: Tensor | None = None
+        self._features: dict[str, Tensor] = {}
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """See :class:`BackboneEngine`.
+
+        Raises:
+            Unsupported: the backbone takes or returns something else than Detectron2's do.
+        """
+        mode = torch.is_grad_enabled()
+
+        def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
+            if len(args) != 1 or not isinstance(args[0], Tensor):
+                raise Unsupported("the backbone is not called with one tensor")
+            self._input = args[0].detach().requires_grad_()
+            torch.set_grad_enabled(True)
+            return (self._input,)
+
+        def after(module: nn.Module, args: tuple[Any, ...], output: object) -> dict[str, Tensor]:
+            torch.set_grad_enabled(mode)
+            if not isinstance(output, dict) or not all(isinstance(feature, Tensor) for feature in output.values()):
+                raise Unsupported("the backbone does not return a dictionary of tensors")
+            self._features = dict(output)
+            return {name: feature.detach() for name, feature in output.items()}
+
+        handles = [self._backbone.register_forward_pre_hook(before), self._backbone.register_forward_hook(after)]
+        try:
+            yield
+        finally:
+            torch.set_grad_enabled(mode)
+            for handle in handles:
+                handle.remove()
+
+    def vjp(self, cotangents: Mapping[str, Window]) -> Window:
+        """See :class:`BackboneEngine`."""
+        if self._input is None:
+            raise RuntimeError("Expected a recorded forward pass of the backbone, but there was none.")
+        batched = self._input.is_cuda if self._batched is None else self._batched
+        outputs = [self._features[name] for name in cotangents]
+        gradient = vjp_each(outputs, self._input, list(cotangents.values()), batched)
+        return Window(gradient)
+
+
+def vjp_each(outputs: Sequence[Tensor], leaf: Tensor, cotangents: Sequence[Window], batched: bool) -> Tensor:
+    """Carry N cotangents back to a leaf.
+
+    Args:
+        outputs: each ``[1, C, H, W]``, with a graph, which stays.
+        leaf: ``[1, C', H', W']``.
+        cotangents: of each output, N of them on a window.
+        batched: whether to take them in one backward pass (``vmap``) where the operators allow it.
+
+    Returns:
+        ``[N, C', H', W']``.
+    """
+    count = cotangents[0].values.shape[0]
+    pairs = [(output, window) for output, window in zip(outputs, cotangents, strict=True) if output.requires_grad]
+    if not pairs:
+        return leaf.new_zeros(count, *leaf.shape[1:])
+    connected = [output for output, _ in pairs]
+    if batched and count > 1:
+        try:
+            full = [_padded(window, output, slice(None)) for output, window in pairs]
+            return _gradient(connected, leaf, full, batched=True).squeeze(1)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # an operator that vmap does not know; a real error comes again below
+            pass
+    rows = (
+        _gradient(connected, leaf, [_padded(window, output, slice(n, n + 1))[0] for output, window in pairs])
+        for n in range(count)
+    )
+    return torch.cat(list(rows))
+
+
+def _padded(window: Window, output: Tensor, rows: slice) -> Tensor:
+    """Return the chosen cotangents on the whole feature map, ``[n, 1, C, H, W]``."""
+    values = window.values[rows]
+    full = values.new_zeros(values.shape[0], *output.shape, dtype=output.dtype)
+    full[:, 0, :, window.top : window.bottom, window.left : window.right] = values
+    return full
+
+
+def _gradient(outputs: Sequence[Tensor], leaf: Tensor, cotangents: Sequence[Tensor], batched: bool = False) -> Tensor:
+    (gradient,) = torch.autograd.grad(
+        outputs, leaf, cotangents, retain_graph=True, is_grads_batched=batched, allow_unused=True
+    )
+    if gradient is None:
+        return leaf.new_zeros(*cotangents[0].shape[: int(batched)], *leaf.shape)
+    return gradient

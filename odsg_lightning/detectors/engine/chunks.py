@@ -1,0 +1,183 @@
+"""Cotangents of several objects in one vector-Jacobian product, as many as pay and as memory allows."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from odsg_lightning.detectors.engine.window import Window
+
+Cotangents = Mapping[str, Window]
+Vjp = Callable[[Cotangents], Window]
+
+_REACH = 256
+"""Pixels by which a window of cotangents is taken to grow on its way to the image, on each side."""
+_PAYS = 1.25
+"""Objects are merged up to this ratio of the work (area times cotangents) together to the work one by one."""
+_FLOATS_PER_PIXEL = 16
+"""Of a ResNet's widest maps, for one cotangent: 256 channels at stride 4, or 64 at stride 2."""
+_CPU_BYTES = 64 * 2**20
+"""Of these maps in one call on a CPU, where larger ones leave the caches and batching gains nothing more."""
+_LEAST = 5
+"""Cotangents of a call before memory has run out: those of one object."""
+
+
+@dataclass
+class Frame:
+    """The backbone's input, and how its features lie on it.
+
+    Attributes:
+        pixels: ``[1, 3, H, W]`` the backbone's input.
+        sizes: height and width of each feature in cells.
+        limit: most cotangents in one call; found by running out of memory.
+    """
+
+    pixels: Tensor
+    sizes: Mapping[str, tuple[int, int]]
+    limit: int | None = field(default=None)
+
+    def area(self, cotangents: Cotangents) -> float:
+        """Return the pixels that the cotangents reach, about: the work of carrying one of them to the image."""
+        height, width = self.pixels.shape[2:]
+        boxes = []
+        for name, window in cotangents.items():
+            y, x = height / self.sizes[name][0], width / self.sizes[name][1]
+            boxes.append((window.top * y, window.left * x, window.bottom * y, window.right * x))
+        top, left = (max(0.0, min(box[side] for box in boxes) - _REACH) for side in (0, 1))
+        bottom = min(float(height), max(box[2] for box in boxes) + _REACH)
+        right = min(float(width), max(box[3] for box in boxes) + _REACH)
+        return (bottom - top) * (right - left)
+
+    def most(self, area: float) -> int:
+        """Return how many cotangents of this area one call may have."""
+        each = _FLOATS_PER_PIXEL * area * self.pixels.element_size()
+        if self.pixels.is_cuda:  # half of what is free, for the few such maps that live at the same time
+            device = self.pixels.device
+            cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            free = (torch.cuda.mem_get_info(device)[0] + cached) / 8
+        else:
+            free = _CPU_BYTES
+        most = max(_LEAST, int(free / each))
+        return most if self.limit is None else min(most, self.limit)
+
+
+def vjp_in_chunks(vjp: Vjp, objects: Iterable[Cotangents], frame: Frame) -> Iterator[Window | None]:
+    """Carry the cotangents of each object back, near objects together.
+
+    What is in memory at one time does not depend on the number of objects: they are taken one after the other.
+
+    Args:
+        vjp: see :class:`odsg_lightning.detectors.engine.backbone.BackboneEngine`.
+        objects: the cotangents of each object by feature, the same number of them in all; none for an object whose
+            numbers do not depend on the features.
+        frame: of this image.
+
+    Yields:
+        For each object in order its gradients of the backbone's input, None for an object without cotangents.
+
+    Raises:
+        torch.OutOfMemoryError: memory does not suffice for a single cotangent.
+    """
+    group: list[Cotangents] = []
+    for cotangents in objects:
+        if group and not (cotangents and _pays([*group, cotangents], frame)):
+            yield from _together(vjp, group, frame)
+            group = []
+        if cotangents:
+            group.append(cotangents)
+        else:
+            yield None
+    if group:
+        yield from _together(vjp, group, frame)
+
+
+def _pays(group: list[Cotangents], frame: Frame) -> bool:
+    """Return whether the last object should join the others."""
+    union = frame.area(_bounds(group))
+    if sum(map(_count, group)) > frame.most(union):
+        return False
+    return union * len(group) <= _PAYS * sum(frame.area(one) for one in group)
+
+
+def _together(vjp: Vjp, group: list[Cotangents], frame: Frame) -> Iterator[Window]:
+    """Yield the gradients of each object of a group."""
+    found = _within_memory(vjp, _merged(group), frame)
+    start = 0
+    for one in group:
+        rows = slice(start, start + _count(one))
+        yield Window(found.values[rows], found.top, found.left)
+        start = rows.stop
+
+
+def _within_memory(vjp: Vjp, cotangents: Cotangents, frame: Frame) -> Window:
+    """Carry cotangents back in one call, or in several if memory runs out."""
+    count, start, parts = _count(cotangents), 0, []
+    while start < count:
+        size = min(count - start, frame.limit or count)
+        part = {name: Window(one.values[start : start + size], one.top, one.left) for name, one in cotangents.items()}
+        try:
+            parts.append(vjp(part))
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if size == 1 or not _out_of_memory(error):
+                raise
+            frame.limit = size // 2  # and again, when the traceback has let go of what the call had allocated
+        else:
+            start += size
+    return parts[0] if len(parts) == 1 else _stacked(parts)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _count(cotangents: Cotangents) -> int:
+    return int(next(iter(cotangents.values())).values.shape[0])
+
+
+def _bounds(group: list[Cotangents]) -> dict[str, Window]:
+    """Return for each feature the smallest window that holds those of all objects, without values."""
+    found: dict[str, list[Window]] = {}
+    for one in group:
+        for name, window in one.items():
+            found.setdefault(name, []).append(window)
+    return {name: _union(windows, 0) for name, windows in found.items()}
+
+
+def _merged(group: list[Cotangents]) -> Cotangents:
+    """Return the cotangents of all objects one after the other, zero where an object has none."""
+    if len(group) == 1:
+        return group[0]
+    merged = {
+        name: _union([one[name] for one in group if name in one], sum(map(_count, group))) for name in _bounds(group)
+    }
+    start = 0
+    for one in group:
+        for name, window in one.items():
+            _put(window, merged[name], start)
+        start += _count(one)
+    return merged
+
+
+def _stacked(parts: list[Window]) -> Window:
+    """Return the rows of all windows one after the other."""
+    result, start = _union(parts, sum(len(part.values) for part in parts)), 0
+    for part in parts:
+        _put(part, result, start)
+        start += len(part.values)
+    return result
+
+
+def _union(windows: list[Window], count: int) -> Window:
+    """Return ``count`` cotangents of zero on the smallest window that holds all of the given ones."""
+    top, left = min(window.top for window in windows), min(window.left for window in windows)
+    height = max(window.bottom for window in windows) - top
+    width = max(window.right for window in windows) - left
+    values = windows[0].values
+    return Window(values.new_zeros(count, values.shape[1], height, width), top, left)
+
+
+def _put(window: Window, into: Window, start: int) -> None:
+    rows = slice(start, start + len(window.values))
+    y, x = window.top - into.top, window.left - into.left
+    into.values[rows, :, y : y + window.values.shape[2], x : x + window.values.shape[3]] = window.values

@@ -1,0 +1,109 @@
+"""Convolutions with their normalisation, as the linear maps that they are in eval mode, and their transposes.
+
+Cotangents are stored as ``[N, h, w, C]`` here: a 1x1 convolution is then one matrix product over all of them.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from odsg_lightning.detectors.detectron2_import import require_detectron2
+from odsg_lightning.detectors.engine.window import Unsupported
+
+require_detectron2()
+
+from detectron2.layers import Conv2d, FrozenBatchNorm2d  # noqa: E402
+
+_FORWARDS = (nn.Conv2d.forward, Conv2d.forward)
+_NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+class LinearConv:
+    """A convolution and the normalisation behind it, without bias: what a cotangent sees of them.
+
+    Weights are read when they are needed, so that this never goes stale.
+
+    Args:
+        module: a convolution of one group, with or without a frozen or eval-mode batch normalisation.
+        kernel: side of its kernel; its padding must be half of that.
+        name: what to call it in an error.
+
+    Raises:
+        Unsupported: it is something else.
+    """
+
+    def __init__(self, module: nn.Module, kernel: int, name: str) -> None:
+        """See the class for the arguments."""
+        if not isinstance(module, nn.Conv2d) or type(module).forward not in _FORWARDS:
+            raise Unsupported(f"{name} is a {type(module).__name__}, not a plain convolution")
+        strides = (2,) if kernel == 7 else (1, 2)
+        built = (module.kernel_size, module.padding, module.dilation, module.groups, module.padding_mode)
+        expected = ((kernel, kernel), (kernel // 2, kernel // 2), (1, 1), 1, "zeros")
+        if built != expected or module.stride not in [(stride, stride) for stride in strides]:
+            raise Unsupported(
+                f"{name} has kernel {module.kernel_size}, stride {module.stride}, padding {module.padding}, dilation "
+                f"{module.dilation} and {module.groups} groups, not a {kernel}x{kernel} kernel alone"
+            )
+        if getattr(module, "activation", None) is not None:
+            raise Unsupported(f"{name} has an activation of its own")
+        self._norm = getattr(module, "norm", None)
+        if self._norm is not None:
+            _check_norm(self._norm, name)
+        self.module = module
+        self.stride = int(module.stride[0])
+
+    def weight(self, dtype: torch.dtype) -> Tensor:
+        """Return ``[C_out, C_in, k, k]`` with the scale of the normalisation folded in."""
+        weight = self.module.weight.detach()
+        if self._norm is not None:
+            scale = (self._norm.running_var + self._norm.eps).rsqrt()
+            if self._norm.weight is not None:
+                scale = scale * self._norm.weight.detach()
+            weight = weight * scale[:, None, None, None]
+        return weight.to(dtype)
+
+    def matrix(self, dtype: torch.dtype) -> Tensor:
+        """Return the weight of a 1x1 convolution as ``[C_out, C_in]``: ``cotangent @ matrix`` is its transpose."""
+        return self.weight(dtype).flatten(1)
+
+
+def _check_norm(norm: nn.Module, name: str) -> None:
+    known = isinstance(norm, _NORMS) and norm.running_var is not None
+    if not known or (norm.training and not isinstance(norm, FrozenBatchNorm2d)):
+        raise Unsupported(f"{name} is followed by {type(norm).__name__}, not by a frozen or eval-mode batch norm")
+
+
+def transpose_3x3(conv: LinearConv, cotangent: Tensor) -> Tensor:
+    """Carry ``[N, h, w, C_out]`` back through a 3x3 convolution of stride 1, to the same cells.
+
+    What it would carry outside of them is dropped: the caller leaves a margin of one cell where that matters.
+    """
+    weight = conv.weight(cotangent.dtype).flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+    return F.conv2d(cotangent.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1)
+
+
+def transpose_3x3_stride_2(conv: LinearConv, cotangent: Tensor) -> Tensor:
+    """Carry ``[N, h, w, C_out]`` back through a 3x3 convolution of stride 2.
+
+    Returns:
+        ``[N, 2h + 1, 2w + 1, C_in]``; its first cell lies at ``2 * top - 1, 2 * left - 1``.
+    """
+    weight = conv.weight(cotangent.dtype)
+    return F.conv_transpose2d(cotangent.permute(0, 3, 1, 2), weight, stride=2).permute(0, 2, 3, 1)
+
+
+def transpose_7x7_stride_2(conv: LinearConv, cotangent: Tensor) -> Tensor:
+    """Carry ``[N, h, w, C_out]`` back through a 7x7 convolution of stride 2.
+
+    As a 4x4 convolution to the four phases of the larger grid, which costs a third of a general transposed one: cell
+    ``2u + r`` gathers the kernel's entries ``2d + r + 3`` from the cells ``u - d``, for d from -2 to 1.
+
+    Returns:
+        ``[N, C_in, 2h + 6, 2w + 6]``; its first cell lies at ``2 * top - 4, 2 * left - 4``.
+    """
+    weight = F.pad(conv.weight(cotangent.dtype), (1, 0, 1, 0))  # now entry 2d + r + 4, of eight
+    outputs, inputs = weight.shape[:2]
+    phases = weight.view(outputs, inputs, 4, 2, 4, 2).flip(2, 4)  # [C_out, C_in, d, row phase, d, column phase]
+    kernel = phases.permute(1, 3, 5, 0, 2, 4).reshape(inputs * 4, outputs, 4, 4)
+    kernel = kernel.contiguous(memory_format=torch.channels_last)
+    return F.pixel_shuffle(F.conv2d(cotangent.permute(0, 3, 1, 2), kernel, padding=3), 2)

@@ -1,0 +1,134 @@
+"""Faster R-CNN's box head, redone only for the proposals that a detection came from."""
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from odsg_lightning.detectors.detectron2_import import require_detectron2
+from odsg_lightning.detectors.engine.redo import Jacobian, check_redone, flattened, leaves_in_place_of
+from odsg_lightning.detectors.engine.window import Unsupported, Window
+
+require_detectron2()
+
+from detectron2.layers import ROIAlign  # noqa: E402
+from detectron2.structures import Boxes  # noqa: E402
+
+_MARGIN = 2
+"""Cells of the coarsest feature around the RoIs: RoIAlign reads less than two cells beyond a box at every level, and
+clamps at the border of the map, so the border of a crop must be farther away or be the map's own."""
+
+
+class RoiHead:
+    """A head that predicts for each proposal: pooler, box head, predictor.
+
+    Args:
+        roi_heads: Detectron2's ``StandardROIHeads`` (``box_pooler``, ``box_head``) or ``Res5ROIHeads`` (``pooler``,
+            ``res5`` and the mean over its cells), with one ``box_predictor``.
+    """
+
+    def __init__(self, roi_heads: nn.Module) -> None:
+        """See the class for the arguments."""
+        self._standard = hasattr(roi_heads, "box_pooler")
+        self._pooler = roi_heads.get_submodule("box_pooler" if self._standard else "pooler")
+        self._body = roi_heads.get_submodule("box_head" if self._standard else "res5")
+        self._predictor = roi_heads.get_submodule("box_predictor")
+        self._proposals: Tensor = torch.empty(0, 4)
+        self.features: list[Tensor] = []
+        self.leaves: list[Tensor] = []
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record the head's next forward pass, and let autograd start anew behind it."""
+        pooled: list[tuple[Any, ...]] = []
+        calls = 0
+
+        def before_pooler(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if calls == 0:  # later calls serve the mask head
+                pooled.append(args)
+
+        def after_predictor(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> Any:  # noqa: ANN401
+            nonlocal calls
+            calls += 1
+            self.leaves = []
+            outputs = leaves_in_place_of(outputs, self.leaves)
+            torch.set_grad_enabled(True)
+            return outputs
+
+        with ExitStack() as hooks:
+            for handle in (
+                self._pooler.register_forward_pre_hook(before_pooler),
+                self._predictor.register_forward_hook(after_predictor),
+            ):
+                hooks.callback(handle.remove)
+            yield
+        if calls != 1 or len(pooled) != 1:
+            raise Unsupported(f"the box pooler was called {len(pooled)} times and the box predictor {calls} times")
+        if len(pooled[0]) != 2 or len(pooled[0][1]) != 1 or type(pooled[0][1][0]) is not Boxes:
+            raise Unsupported("the box pooler is not called with features and the boxes of one image")
+        self.features = list(pooled[0][0])
+        self._proposals = pooled[0][1][0].tensor.detach()
+        if any(leaf.ndim != 2 or len(leaf) != len(self._proposals) for leaf in self.leaves):
+            raise Unsupported("the box predictor does not return one row for each proposal")
+
+    def cotangents(self, jacobian: Jacobian) -> list[Window | None]:
+        """Carry a detection's numbers back to the features; see :class:`odsg_lightning.detectors.engine.cut.Head`.
+
+        Raises:
+            Unsupported: the head does not give the same for these proposals on a part of the features.
+        """
+        numbers = len(jacobian)
+        present = [derivative for row in jacobian for derivative in row if derivative is not None]
+        occupied = [(derivative != 0).any(dim=1) for derivative in present]
+        rows = torch.stack(occupied).any(dim=0).nonzero().flatten() if occupied else torch.empty(0)
+        result: list[Window | None] = [None] * len(self.features)
+        if not len(rows):
+            return result
+        crops, (top, left) = self._crops(self._proposals[rows])
+        # The same crop once for each number: as a batch of images, one backward pass gives all five.
+        inputs = [
+            feature[:, :, y : y + height, x : x + width].detach().repeat(numbers, 1, 1, 1).requires_grad_()
+            for feature, (y, x, height, width) in zip(self.features, crops, strict=True)
+        ]
+        boxes = self._proposals[rows] - self._proposals.new_tensor([left, top, left, top])
+        outputs = flattened(self._predict(inputs, [Boxes(boxes) for _ in range(numbers)]))
+        cotangents = []
+        for index, (output, leaf) in enumerate(zip(outputs, self.leaves, strict=True)):
+            recorded = leaf.detach()
+            check_redone(output.detach(), recorded[rows].repeat(numbers, 1), recorded, "the box head")
+            zero = torch.zeros_like(recorded[rows])
+            derivatives = (row[index] for row in jacobian)
+            cotangents.append(torch.cat([zero if one is None else one[rows] for one in derivatives]))
+        gradients = torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True)
+        for level, (gradient, (y, x, _, _)) in enumerate(zip(gradients, crops, strict=True)):
+            if gradient is not None and (gradient != 0).any():
+                result[level] = Window(gradient, y, x).trimmed()
+        return result
+
+    def _predict(self, features: list[Tensor], boxes: list[Boxes]) -> Any:  # noqa: ANN401 - as the predictor has it
+        regions = self._body(self._pooler(features, boxes))
+        return self._predictor(regions if self._standard else regions.mean(dim=[2, 3]))
+
+    def _crops(self, boxes: Tensor) -> tuple[list[tuple[int, int, int, int]], tuple[int, int]]:
+        """Return the block (top, left, height, width) of each feature that the boxes need, and its origin in pixels.
+
+        The origin is a multiple of every stride: boxes moved by it lie on the crops as they lie on the features, and
+        have the size by which the pooler assigns levels.
+        """
+        poolers: list[Any] = list(self._pooler.get_submodule("level_poolers").children())
+        strides = [1 / one.spatial_scale for one in poolers]
+        if any(type(one) is not ROIAlign for one in poolers) or any(not stride.is_integer() for stride in strides):
+            return [(0, 0, *feature.shape[2:]) for feature in self.features], (0, 0)
+        step = int(max(strides))
+        left, top = ((math.floor(float(value) / step) - _MARGIN) * step for value in boxes[:, :2].amin(dim=0))
+        right, bottom = ((math.ceil(float(value) / step) + _MARGIN) * step for value in boxes[:, 2:].amax(dim=0))
+        top, left = max(0, top), max(0, left)
+        crops = []
+        for feature, stride in zip(self.features, map(int, strides), strict=True):
+            height, width = (int(size) for size in feature.shape[2:])
+            y, x = top // stride, left // stride
+            crops.append((y, x, min(height, bottom // stride) - y, min(width, right // stride) - x))
+        return crops, (top, left)

@@ -1,0 +1,73 @@
+"""Vector-Jacobian products through the stem of Detectron2's ResNet, on the cells that a cotangent reaches."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from odsg_lightning.detectors.detectron2_import import require_detectron2
+from odsg_lightning.detectors.engine.cells import Box, Cells, clipped, summed
+from odsg_lightning.detectors.engine.conv import LinearConv, transpose_7x7_stride_2
+from odsg_lightning.detectors.engine.window import Unsupported, Window
+
+require_detectron2()
+
+from detectron2.modeling.backbone.resnet import BasicStem  # noqa: E402
+
+
+class TransposedStem:
+    """The 7x7 convolution of stride 2, ReLU and 3x3 max-pooling of stride 2, recorded in one forward pass.
+
+    Args:
+        stem: Detectron2's ``BasicStem``.
+        name: what to call it in an error.
+
+    Raises:
+        Unsupported: it is something else.
+    """
+
+    def __init__(self, stem: Any, name: str) -> None:  # noqa: ANN401 - of a class to be found out
+        """See the class for the arguments."""
+        if type(stem).forward is not BasicStem.forward:
+            raise Unsupported(f"{name} is a {type(stem).__name__}, not a plain ResNet stem")
+        self._module = stem
+        self._conv = LinearConv(stem.conv1, 7, f"{name}.conv1")
+
+    def hooks(self) -> Iterator[Any]:
+        """Register the hooks that record which cell each maximum came from."""
+
+        def keep_convolved(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            self._image_size = (int(inputs[0].shape[2]), int(inputs[0].shape[3]))
+            self._convolved = output  # the ReLU works on it in place
+
+        def keep_maxima(module: nn.Module, inputs: Any, output: Tensor) -> None:  # noqa: ANN401
+            convolved = self._convolved.detach()
+            del self._convolved
+            self._size = (int(convolved.shape[2]), int(convolved.shape[3]))
+            values, indices = F.max_pool2d(convolved, 3, stride=2, padding=1, return_indices=True)
+            self._open = (values[0] > 0).permute(1, 2, 0).contiguous()
+            indices = indices[0].permute(1, 2, 0).int().contiguous()
+            self._rows, self._columns = indices // self._size[1], indices % self._size[1]
+
+        yield self._conv.module.register_forward_hook(keep_convolved)
+        yield self._module.register_forward_hook(keep_maxima)
+
+    def transposed(self, parts: list[Cells]) -> Window:
+        """Carry the sum of cotangents of its output back to the image."""
+        box = Box.around([part.box for part in parts])
+        total = summed(parts, box)
+        here = slice(box.top, box.bottom), slice(box.left, box.right)
+        total.mul_(self._open[here])
+        count, channels = total.shape[0], total.shape[3]
+        pooled = Box(2 * box.top - 1, 2 * box.left - 1, 2 * box.bottom, 2 * box.right).clipped(self._size)
+        width = pooled.right - pooled.left
+        cells = (self._rows[here].long() - pooled.top) * width + (self._columns[here] - pooled.left)
+        targets = cells * channels + torch.arange(channels, device=cells.device)
+        convolved = total.new_zeros(count, pooled.area * channels)
+        convolved.scatter_add_(1, targets.flatten().expand(count, -1), total.flatten(1))
+        convolved = convolved.view(count, pooled.bottom - pooled.top, width, channels)
+        image = transpose_7x7_stride_2(self._conv, convolved)
+        found = clipped(image.permute(0, 2, 3, 1), 2 * pooled.top - 4, 2 * pooled.left - 4, self._image_size)
+        return Window(found.values.permute(0, 3, 1, 2), found.top, found.left)

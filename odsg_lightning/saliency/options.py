@@ -1,0 +1,31 @@
+"""How SmoothGrad is computed, as a user may choose it. No torch here: settings are read where it is not installed."""
+
+from typing import Literal, get_args
+
+Engine = Literal["auto", "windowed", "cut", "autograd"]
+"""Ways to the same gradients: the fastest that the detector allows, one by name, or one backward pass per output."""
+
+Precision = Literal["full", "bf16"]
+"""Of the linear backward pass alone: that of the image, or bfloat16, which is approximate."""
+
+
+def check_engine(engine: str, precision: str) -> None:
+    """Refuse names that mean nothing.
+
+    Raises:
+        ValueError: names the argument, what is allowed and what came.
+    """
+    if engine not in get_args(Engine):
+        raise ValueError(f"Expected argument `engine` to be one of {get_args(Engine)}, but got {engine!r}.")
+    if precision not in get_args(Precision):
+        raise ValueError(f"Expected argument `precision` to be one of {get_args(Precision)}, but got {precision!r}.")
+
+
+def check_tolerance(tolerance: float | None) -> None:
+    """Refuse a tolerance out of range; see :func:`odsg_lightning.saliency.smoothgrad.smoothgrad` for its meaning.
+
+    Raises:
+        ValueError: says the range and what came.
+    """
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise ValueError(f"Expected argument `tolerance` to be None or between 0 and 1, but got {tolerance!r}.")

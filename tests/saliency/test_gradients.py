@@ -1,0 +1,84 @@
+"""Which gradients are used for which detector and engine."""
+
+import pytest
+import torch
+from helpers.known_detectors import LinearDetector, two_objects
+
+from odsg_lightning.audit.config import AuditConfig
+from odsg_lightning.audit.loop import audit
+from odsg_lightning.saliency.gradients import AutogradLinearization, linearize
+from odsg_lightning.saliency.smoothgrad import smoothgrad
+from odsg_lightning.types import AuditSample
+
+IMAGE = torch.full((3, 24, 24), 100.0, dtype=torch.float64)
+
+
+class Own(LinearDetector):
+    """Has gradients of its own: those of a detector with other weights, so that they can be told apart."""
+
+    def __init__(self, base, weights, labels):
+        super().__init__(base, weights, labels)
+        self.asked = []
+
+    def linearize(self, image, *, engine, precision):
+        self.asked.append((engine, precision))
+        return AutogradLinearization(LinearDetector(self.base, 3 * self.weights, self.labels), image)
+
+
+def first_gradient(detector, **settings):
+    (gradient,) = linearize(detector, IMAGE, **settings).gradients([0])
+    return gradient.values
+
+
+@pytest.mark.parametrize("engine", ["auto", "windowed", "cut"])
+@pytest.mark.parametrize("precision", ["full", "bf16"])
+def test_a_detectors_own_gradients_get_engine_and_precision(engine, precision):
+    base, weights, labels = two_objects()
+    detector = Own(base, weights, labels)
+    torch.testing.assert_close(first_gradient(detector, engine=engine, precision=precision), 3 * weights[0])
+    assert detector.asked == [(engine, precision)]
+
+
+def test_autograd_never_asks_the_detector():
+    base, weights, labels = two_objects()
+    detector = Own(base, weights, labels)
+    torch.testing.assert_close(first_gradient(detector, engine="autograd"), weights[0])
+    assert detector.asked == []
+
+
+@pytest.mark.parametrize("engine", ["auto", "autograd"])
+def test_a_detector_without_gradients_of_its_own_gets_autograd(engine):
+    base, weights, labels = two_objects()
+    detector = LinearDetector(base, weights, labels)
+    torch.testing.assert_close(first_gradient(detector, engine=engine), weights[0])
+
+
+@pytest.mark.parametrize("engine", ["windowed", "cut"])
+def test_a_fast_engine_for_a_detector_that_has_none_is_refused(engine):
+    message = f"'auto' or 'autograd' for a detector without .*, but got '{engine}': LinearDetector has no method `linea"
+    with pytest.raises(ValueError, match=message):
+        linearize(LinearDetector(*two_objects()), IMAGE, engine=engine)
+
+
+def test_unknown_names():
+    detector = Own(*two_objects())
+    with pytest.raises(
+        ValueError, match=r"`engine` to be one of \('auto', 'windowed', 'cut', 'autograd'\), but got 'fa"
+    ):
+        linearize(detector, IMAGE, engine="fast")
+    with pytest.raises(ValueError, match=r"`precision` to be one of \('full', 'bf16'\), but got 'fp16'"):
+        linearize(detector, IMAGE, precision="fp16")
+    assert detector.asked == []
+
+
+def test_smoothgrad_and_the_audit_pass_both_on():
+    detector = Own(*two_objects())
+    with torch.no_grad():
+        (reference,) = detector.detect([IMAGE])
+    generator = torch.Generator().manual_seed(0)
+    smoothgrad(detector, IMAGE, reference, [0], generator=generator, n_samples=2, engine="cut", precision="bf16")
+    assert detector.asked == [("cut", "bf16")] * 2
+    boxes = reference.boxes.round().float()
+    sample = AuditSample(IMAGE, boxes, reference.labels, torch.ones(2, 24, 24, dtype=torch.bool), 1, (1, 2))
+    list(audit(detector, [sample], AuditConfig(n_samples=1, score_threshold=0, engine="windowed")))
+    assert detector.asked[2:] == [("windowed", "full")]
