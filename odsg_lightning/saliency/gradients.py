@@ -9,7 +9,7 @@ from torch import Tensor
 from odsg_lightning.saliency.options import Engine as Engine  # a part of this module's face, too
 from odsg_lightning.saliency.options import Precision as Precision
 from odsg_lightning.saliency.options import check_engine
-from odsg_lightning.types import PARAMETERS, LocalGradient
+from odsg_lightning.types import BOX_PARAMETERS, PARAMETERS, LocalGradient
 
 if TYPE_CHECKING:  # the protocol belongs to the detectors; the mathematics only needs its shape
     from odsg_lightning.detectors.protocol import Detector, Linearization
@@ -70,8 +70,8 @@ class AutogradLinearization:
         """
         self._image = image.detach().clone().requires_grad_()
         (detections,) = detector.detect([self._image])
-        self._outputs = detections.parameters
-        if len(detections) > 0 and not self._outputs.requires_grad:
+        self._numbers = detections
+        if len(detections) > 0 and not detections.parameters.requires_grad:
             raise ValueError(
                 "Expected detections that are differentiable with respect to the image, but the boxes and scores of "
                 f"{type(detector).__name__}.detect() carry no graph. Remove no_grad / detach from its forward pass."
@@ -85,6 +85,10 @@ class AutogradLinearization:
 
     def _gradient(self, index: int, parameter: int) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():  # picking the output is part of the graph
-            output = self._outputs[index, parameter]
+            # From the boxes or the scores alone: a zero sent into the other one's part of the detector costs as much.
+            boxes, scores = self._numbers.boxes, self._numbers.scores
+            output = scores[index] if parameter == len(BOX_PARAMETERS) else boxes[index, parameter]
+        if not output.requires_grad:
+            return torch.zeros_like(self._image)
         (gradient,) = torch.autograd.grad(output, self._image, retain_graph=True, materialize_grads=True)
         return gradient

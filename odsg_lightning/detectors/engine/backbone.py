@@ -114,11 +114,13 @@ def vjp_each(outputs: Sequence[Tensor], leaf: Tensor, cotangents: Sequence[Windo
             raise
         except RuntimeError:  # an operator that vmap does not know; a real error comes again below
             pass
-    rows = (
-        _gradient(connected, leaf, [_padded(window, output, slice(n, n + 1))[0] for output, window in pairs])
-        for n in range(count)
-    )
-    return torch.cat(list(rows))
+    rows = []
+    for n in range(count):
+        # A path whose cotangent is zero would cost as much as any other.
+        reached = [(output, window) for output, window in pairs if window.values[n].any()]
+        full = [_padded(window, output, slice(n, n + 1))[0] for output, window in reached]
+        rows.append(_gradient([output for output, _ in reached], leaf, full) if reached else torch.zeros_like(leaf))
+    return torch.cat(rows)
 
 
 def _padded(window: Window, output: Tensor, rows: slice) -> Tensor:

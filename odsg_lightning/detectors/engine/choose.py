@@ -77,7 +77,7 @@ def _head_of(model: nn.Module) -> Head:
     """
     if isinstance(model, RetinaNet):
         _check_methods(model, RetinaNet, "the model")
-        return DenseHead(model.get_submodule("head"))
+        return DenseHead(model)
     _check_methods(model, GeneralizedRCNN, "the model")
     # Detectron2's own RPN detaches its proposals, a relative of it may not.
     _check_methods(model.proposal_generator, RPN, "model.proposal_generator")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from odsg_lightning.detectors.detectron2_import import require_detectron2
 from odsg_lightning.detectors.engine.backbone import vjp_each
-from odsg_lightning.detectors.engine.redo import Jacobian, check_redone, flattened, leaves_in_place_of
+from odsg_lightning.detectors.engine.redo import Jacobian, check_redone, flattened
 from odsg_lightning.detectors.engine.window import Unsupported, Window
 
 require_detectron2()
@@ -18,48 +18,91 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d  # noqa: E402
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead  # noqa: E402
 
 _SUBNETS = {"cls_subnet", "bbox_subnet", "cls_score", "bbox_pred"}
+_SLACK = 1e-4
+"""Of probability: rows a little below the threshold stay, so that rounding decides nothing."""
 _CELLWISE = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, FrozenBatchNorm2d)
 
 
 class DenseHead:
-    """A head that predicts at every cell of every level: ``head(features) -> [tensor per level], [tensor per level]``.
+    """RetinaNet's head, which predicts at every cell of every level, and the decoding of what it predicts.
+
+    The head is redone on a crop if it is made of convolutions and cell-wise layers, else as a whole.
 
     Args:
-        head: called with the list of features. One that is made of convolutions and cell-wise layers is redone on a
-            crop, any other as a whole.
+        model: a RetinaNet, with its ``head(features) -> [logits per level], [deltas per level]``.
     """
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, model: nn.Module) -> None:
         """See the class for the arguments."""
-        self._head = head
-        self._radius = receptive_radius(head)
+        self._model: Any = model
+        self._head = model.get_submodule("head")
+        self._radius = receptive_radius(self._head)
         self.features: list[Tensor] = []
         self.leaves: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+        self._rows: list[Tensor] = []
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record the head's next forward pass, and let autograd start anew behind it."""
-        calls = 0
+        calls = [0, 0]
 
-        def hook(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> Any:  # noqa: ANN401 - as Detectron2 has it
-            nonlocal calls
-            calls += 1
+        def after_head(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:  # noqa: ANN401
+            calls[0] += 1
             if len(args) != 1 or not all(isinstance(feature, Tensor) for feature in args[0]):
                 raise Unsupported("model.head is not called with one list of features")
-            self.features, self.leaves = list(args[0]), []
-            outputs = leaves_in_place_of(outputs, self.leaves)
-            torch.set_grad_enabled(True)
-            return outputs
+            self.features, self._outputs = list(args[0]), [_kept(output) for output in flattened(outputs)]
 
-        handle = self._head.register_forward_hook(hook)
+        decode = self._model.inference_single_image
+
+        def decode_leaves(anchors: list[Any], scores: list[Tensor], deltas: list[Tensor], *size: Any) -> Any:  # noqa: ANN401
+            calls[1] += 1
+            kept, scores, deltas = self._start_anew(anchors, scores, deltas)
+            torch.set_grad_enabled(True)
+            return decode(kept, scores, deltas, *size)
+
+        handle = self._head.register_forward_hook(after_head)
+        self._model.inference_single_image = decode_leaves
         try:
             yield
         finally:
             handle.remove()
-        if calls != 1:
-            raise Unsupported(f"model.head was called {calls} times")
-        if any(leaf.ndim != 4 for leaf in self.leaves) or len(self.leaves) != 2 * len(self.features):
+            del self._model.inference_single_image
+        if calls != [1, 1]:
+            raise Unsupported(f"model.head was called {calls[0]} times and the decoding {calls[1]} times")
+
+    def _start_anew(
+        self, anchors: list[Any], scores: list[Tensor], deltas: list[Tensor]
+    ) -> tuple[list[Any], list[Tensor], list[Tensor]]:
+        """Return what is to be decoded as copies of leaves, without the anchors that Detectron2 drops at once.
+
+        Of 200,000 anchors a few hundred score above the threshold: the graph of the others would cost as much as a
+        layer of the head. The order of those that stay, and with it each tie, is kept.
+
+        Args:
+            anchors: of each level, ``[R, 4]``.
+            scores: of each level, ``[R, classes]``: logits in Detectron2 0.5, probabilities from 0.6 on.
+            deltas: of each level, ``[R, 4]``.
+        """
+        levels = len(self.features)
+        logits = [_by_anchor(output, scores[0].shape[1]) for output in self._outputs[:levels]]
+        if len(self._outputs) != 2 * levels or [len(one) for one in logits] != [len(one) for one in anchors]:
             raise Unsupported("model.head does not return two maps for each feature")
+        enough = self._model.test_score_thresh - _SLACK
+        self._rows = [(one.amax(dim=1).sigmoid() > enough).nonzero().flatten() for one in logits]
+        kept = [one[rows] for one, rows in zip(anchors, self._rows, strict=True)]
+        chosen = [one[rows] for one, rows in zip(logits, self._rows, strict=True)]
+        given = [one[rows] for one, rows in zip(scores, self._rows, strict=True)]
+        self.leaves = [one.requires_grad_() for one in chosen]
+        self.leaves += [one[rows].requires_grad_() for one, rows in zip(deltas, self._rows, strict=True)]
+        with torch.enable_grad():
+            copies = [leaf.clone() for leaf in self.leaves]  # Detectron2 takes the sigmoid in place
+            as_probabilities = [leaf.sigmoid() for leaf in copies[:levels]]
+        if all(map(torch.equal, given, chosen)):
+            return kept, copies[:levels], copies[levels:]
+        if all(map(torch.allclose, given, as_probabilities)):
+            return kept, as_probabilities, copies[levels:]
+        raise Unsupported("what is decoded is not what model.head returned")
 
     def cotangents(self, jacobian: Jacobian) -> list[Window | None]:
         """Carry a detection's numbers back to the features; see :class:`odsg_lightning.detectors.engine.cut.Head`.
@@ -68,7 +111,7 @@ class DenseHead:
             Unsupported: the head does not give the same on a part of the features.
         """
         count = len(self.features)
-        cells = {index: window for index in range(len(self.leaves)) if (window := _cells(jacobian, index)) is not None}
+        cells = {i: window for i in range(len(self.leaves)) if (window := self._cells(jacobian, i)) is not None}
         result: list[Window | None] = [None] * count
         if not cells:
             return result
@@ -82,7 +125,7 @@ class DenseHead:
         for index, window in cells.items():
             top, left, _, _ = crops[index % count]
             moved.append(Window(window.values, window.top - top, window.left - left))
-            redone, recorded = outputs[index].detach(), self.leaves[index].detach()
+            redone, recorded = outputs[index].detach(), self._outputs[index]
             check_redone(_inside(redone, moved[-1]), _inside(recorded, window), recorded, "model.head")
         levels = range(count) if self._radius is None else sorted({index % count for index in cells})
         for level in levels:
@@ -90,6 +133,28 @@ class DenseHead:
             if (values != 0).any():
                 result[level] = Window(values, *crops[level][:2])
         return result
+
+    def _cells(self, jacobian: Jacobian, index: int) -> Window | None:
+        """Return the derivatives by one output of the head where they are not zero; None if they are so everywhere."""
+        rows = [derivatives[index] for derivatives in jacobian]
+        present = [(row != 0).any(dim=1) for row in rows if row is not None]
+        places = torch.stack(present).any(dim=0).nonzero().flatten().tolist() if present else []
+        if not places:
+            return None
+        leaf, output = self.leaves[index], self._outputs[index]
+        numbers, channels, width = leaf.shape[1], output.shape[1], output.shape[3]
+        per_cell = channels // numbers
+        cells = [divmod(int(self._rows[index % len(self.features)][place]), per_cell) for place in places]
+        positions = [divmod(cell, width) for cell, _ in cells]
+        top, left = (min(axis) for axis in zip(*positions, strict=True))
+        bottom, right = (max(axis) + 1 for axis in zip(*positions, strict=True))
+        values = output.new_zeros(len(rows), channels, bottom - top, right - left)
+        for place, (y, x), (_, anchor) in zip(places, positions, cells, strict=True):
+            own = slice(anchor * numbers, (anchor + 1) * numbers)
+            for number, row in enumerate(rows):
+                if row is not None:
+                    values[number, own, y - top, x - left] = row[place]
+        return Window(values, top, left)
 
     def _crops(self, cells: Mapping[int, Window]) -> list[tuple[int, int, int, int]]:
         """Return the rectangle (top, left, bottom, right) of each feature that the redo needs."""
@@ -150,16 +215,18 @@ def _sum(radii: Iterable[int | None]) -> int | None:
     return None if None in known else sum(radius or 0 for radius in known)
 
 
-def _cells(jacobian: Jacobian, index: int) -> Window | None:
-    """Return the derivatives by one leaf ``[1, C, H, W]`` where they are not zero; None if they are zero everywhere."""
-    rows = [derivatives[index] for derivatives in jacobian]
-    present = [row for row in rows if row is not None]
-    occupied = [(row[0] != 0).any(dim=0).nonzero() for row in present]
-    if not occupied or not (places := torch.cat(occupied)).numel():
-        return None
-    (top, left), (bottom, right) = places.amin(dim=0).tolist(), (places.amax(dim=0) + 1).tolist()
-    zero = torch.zeros_like(present[0][0, :, top:bottom, left:right])
-    return Window(torch.stack([zero if row is None else row[0, :, top:bottom, left:right] for row in rows]), top, left)
+def _kept(output: Tensor) -> Tensor:
+    """Return a map without its graph; as a copy where Detectron2's reordering is a view, which it then writes on."""
+    reordered = output.ndim == 4 and output.shape[1] > 1 and output[0, 0].numel() > 1
+    return output.detach() if reordered else output.detach().clone()
+
+
+def _by_anchor(output: Tensor, numbers: int) -> Tensor:
+    """Return a map ``[1, anchors * numbers, H, W]`` as ``[H * W * anchors, numbers]``, in the order of the anchors."""
+    if output.ndim != 4 or output.shape[0] != 1 or output.shape[1] % numbers:
+        raise Unsupported("model.head does not return two maps for each feature")
+    _, channels, height, width = output.shape
+    return output.reshape(channels // numbers, numbers, height, width).permute(2, 3, 0, 1).reshape(-1, numbers)
 
 
 def _inside(outputs: Tensor, window: Window) -> Tensor:

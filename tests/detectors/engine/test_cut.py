@@ -36,24 +36,21 @@ def cut(adapter, image):
 
 
 def origins(linearization):
-    """Return where each detection comes from: anchors (level, row, column, number) or proposals."""
-    leaves = linearization._head.leaves
-    levels = len(leaves) // 2
+    """Return where each detection comes from: anchors (level, cell, number) or proposals."""
+    head = linearization._head
+    levels = len(head.leaves) // 2
     found = []
     for score, x_min in zip(linearization._outputs.scores, linearization._outputs.boxes[:, 0], strict=True):
-        by_score = torch.autograd.grad(score, leaves, retain_graph=True, materialize_grads=True)
-        by_box = torch.autograd.grad(x_min, leaves, retain_graph=True, materialize_grads=True)
-        if leaves[0].ndim == 4:
-            classes = leaves[0].shape[1] // (leaves[levels].shape[1] // 4)
-            ((level, place),) = [(i, place) for i in range(levels) for place in by_score[i].nonzero().tolist()]
-            origin = (level, *place[2:], place[1] // classes)
-            boxes = {
-                (i, *place[2:], place[1] // 4) for i in range(levels) for place in by_box[levels + i].nonzero().tolist()
-            }
-            assert boxes <= {origin}
+        by_score = torch.autograd.grad(score, head.leaves, retain_graph=True, materialize_grads=True)
+        by_box = torch.autograd.grad(x_min, head.leaves, retain_graph=True, materialize_grads=True)
+        rows = {(i, row) for i in range(levels) for row in by_score[i].nonzero()[:, 0].tolist()}
+        assert {(i, row) for i in range(levels) for row in by_box[levels + i].nonzero()[:, 0].tolist()} <= rows
+        ((level, row),) = rows
+        if hasattr(head, "_rows"):  # RetinaNet
+            output = head._outputs[levels + level]
+            found.append((level, *divmod(int(head._rows[level][row]), output.shape[1] // 4)))
         else:
-            (origin,) = set(by_score[0].nonzero()[:, 0].tolist())
-        found.append(origin)
+            found.append(row)
     return found
 
 
@@ -84,7 +81,7 @@ class TestExact:
         places = origins(cut(adapter, image))
         assert any(one == other for one, other in combinations(places, 2))  # an anchor or a proposal of two detections
         if isinstance(places[0], tuple):
-            assert any(a[:3] == b[:3] and a[3] != b[3] for a, b in combinations(places, 2))  # two anchors of a cell
+            assert any(a[:2] == b[:2] and a[2] != b[2] for a, b in combinations(places, 2))  # two anchors of a cell
         plain = assert_as_plain_autograd(adapter, image)
         clipped = [(gradient[:4] == 0).flatten(1).all(dim=1).any() for gradient in plain]
         assert any(clipped)  # coordinates at the image border
