@@ -1,13 +1,18 @@
 """Detectron2's RetinaNet and Faster R-CNN as differentiable detectors."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from odsg_lightning.detectors.detectron2_import import require_detectron2
+from odsg_lightning.detectors.engine.backbone import BackboneEngine
 from odsg_lightning.detectors.engine.choose import choose_engine
-from odsg_lightning.detectors.engine.cut import CutLinearization, warn_of_fallback
+from odsg_lightning.detectors.engine.cut import CutLinearization, Head, warn_of_fallback
+from odsg_lightning.detectors.engine.samples import batchable, in_batches, record_batch, samples_at_once
 from odsg_lightning.detectors.engine.window import Unsupported
 from odsg_lightning.detectors.protocol import EngineChoice, Linearization
 from odsg_lightning.saliency.gradients import AutogradLinearization
@@ -36,6 +41,8 @@ class Detectron2Adapter:
     Raises:
         ValueError: a model or a channel order that is not one of these.
     """
+
+    _samples_at_once: int | None = None  # by the device and its free memory
 
     def __init__(self, model: nn.Module, input_format: str | None = None) -> None:
         """See the class for the arguments."""
@@ -74,9 +81,45 @@ class Detectron2Adapter:
             RuntimeError: the model is in training mode, or has parameters of half precision.
         """
         self._check_model()
-        image = image.detach()
         _, head, backbone = choose_engine(self.model, engine, precision)
+        return self._linearize_with(head, backbone, image.detach())
 
+    def linearize_each(
+        self, images: Iterable[Tensor], *, engine: Engine = "auto", precision: Precision = "full"
+    ) -> Iterator[Linearization]:
+        """Yield what :meth:`linearize` returns for each of several images of one size, in order.
+
+        On a CPU they are run one after the other. On CUDA the windowed engine takes as many of them at once through
+        the backbone as a share of the free memory holds; when memory runs out, half as many, down to one.
+        """
+        images = iter(images)
+        first = next(images, None)
+        if first is None:
+            return
+        limit = self._samples_at_once or samples_at_once(first, self.model.get_buffer("pixel_mean").device)
+        if limit > 1 and batchable(self.model, choose_engine(self.model, engine, precision).backbone) is None:
+            limit = 1
+        yield from in_batches(chain([first], images), limit, partial(self._start, engine=engine, precision=precision))
+
+    def _start(
+        self, images: list[Tensor], engine: Engine, precision: Precision
+    ) -> Sequence[Callable[[], Linearization]]:
+        """Run the backbone on several images, and return what finishes each of them."""
+        alone = [partial(self.linearize, image, engine=engine, precision=precision) for image in images]
+        if len(images) == 1:
+            return alone
+        self._check_model()
+        _, head, backbone = choose_engine(self.model, engine, precision)
+        windowed = batchable(self.model, backbone)
+        if head is None or windowed is None:
+            return alone
+        batch = record_batch(self.model, windowed, [to_input_format(one.detach(), self.input_format) for one in images])
+        return [
+            partial(self._linearize_with, copy.copy(head), replayed, image.detach())  # a head records one image
+            for replayed, image in zip(batch, images, strict=True)
+        ]
+
+    def _linearize_with(self, head: Head | None, backbone: BackboneEngine | None, image: Tensor) -> Linearization:
         def plain() -> Linearization:
             with torch.inference_mode(False), torch.enable_grad():
                 return AutogradLinearization(self, image)

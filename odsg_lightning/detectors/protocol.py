@@ -67,3 +67,20 @@ class LinearizingDetector(Detector, Protocol):
     def choose_engine(self, engine: Engine = "auto", precision: Precision = "full") -> EngineChoice:
         """Return which engine :meth:`linearize` uses for the detector as it is now."""
         ...
+
+
+@runtime_checkable
+class BatchingDetector(LinearizingDetector, Protocol):
+    """A detector that can run several noisy copies of an image at once, where that is faster.
+
+    Where this capability is missing, :func:`odsg_lightning.saliency.gradients.linearize_each` takes one at a time.
+    """
+
+    def linearize_each(
+        self, images: Iterable[Tensor], *, engine: Engine = "auto", precision: Precision = "full"
+    ) -> Iterator[Linearization]:
+        """Yield what :meth:`linearize` returns for each of several images of one size, in order.
+
+        How many images are taken before the first result is the detector's choice. What it yields it must not keep.
+        """
+        ...

@@ -42,6 +42,29 @@ def linearize(
         return AutogradLinearization(detector, image)
 
 
+def linearize_each(
+    detector: "Detector", images: Iterable[Tensor], engine: Engine = "auto", precision: Precision = "full"
+) -> "Iterator[Linearization]":
+    """Yield what :func:`linearize` returns for each of several images of one size, in order.
+
+    A detector with a ``linearize_each`` of its own may run several of them at once. Others take each image when its
+    turn has come.
+    """
+    own = getattr(detector, "linearize_each", None)
+    if own is None or engine == "autograd":
+        return (linearize(detector, image, engine, precision) for image in images)
+    check_engine(engine, precision)
+    found: Iterator[Linearization] = own(
+        (image.detach().clone() for image in images), engine=engine, precision=precision
+    )
+
+    def following() -> "Linearization | None":
+        with torch.inference_mode(False), torch.enable_grad():  # in this call alone, not between two of them
+            return next(found, None)
+
+    return iter(following, None)
+
+
 def check_has_engine(detector: "Detector", engine: Engine) -> None:
     """Refuse to look for a fast engine in a detector that has plain autograd only.
 

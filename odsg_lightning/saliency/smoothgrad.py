@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from odsg_lightning.saliency.early_stop import FEWEST_MATCHED, has_settled
-from odsg_lightning.saliency.gradients import linearize
+from odsg_lightning.saliency.gradients import linearize_each
 from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.noise import noisy_images
 from odsg_lightning.saliency.options import Engine, Precision, check_tolerance
@@ -84,9 +84,11 @@ def smoothgrad(
     sums = [torch.zeros(len(PARAMETERS), *image.shape[1:], dtype=image.dtype, device=image.device) for _ in indices]
     matched, used = [0] * len(indices), [0] * len(indices)
     unfinished = set(range(len(indices)))
-    for noisy in noisy_images(image, n_samples, sigma, generator):
+    noisy = noisy_images(image, n_samples, sigma, generator)
+    linearizations = linearize_each(detector, noisy, engine, precision)
+    for _ in range(n_samples):
         if unfinished:
-            linearization = linearize(detector, noisy, engine, precision)
+            linearization = next(linearizations)
             found = linearization.detections
             matches, _ = match_one_to_one(reference.boxes, reference.labels, found.boxes, found.labels, match_iou)
             present = [row for row in sorted(unfinished) if matches[indices[row]] >= 0]
@@ -95,26 +97,25 @@ def smoothgrad(
                 used[row] += 1
             for row, gradient in zip(present, gradients, strict=True):
                 matched[row] += 1
-                before, sums[row] = sums[row], _added(sums[row], gradient)
-                if tolerance is None or matched[row] < FEWEST_MATCHED:
-                    continue
-                if has_settled(before, sums[row], tolerance):
+                before = None if tolerance is None or matched[row] < FEWEST_MATCHED else sums[row].clone()
+                _add(gradient, sums[row])
+                if tolerance is not None and before is not None and has_settled(before, sums[row], tolerance):
                     unfinished.remove(row)
             del linearization, gradients  # its graph, before the next pass builds another: half the memory
         on_pass()
+    for _ in noisy:  # what is drawn later does not depend on who has finished
+        pass
     return [
         ObjectSaliency(_defined_or_nan(total / count if count else total), count, passes)
         for total, count, passes in zip(sums, matched, used, strict=True)
     ]
 
 
-def _added(total: Tensor, gradient: LocalGradient) -> Tensor:
-    """Return the sum of an object's maps with one more pass in it."""
+def _add(gradient: LocalGradient, total: Tensor) -> None:
+    """Add one more pass to the sum of an object's maps."""
     values = gradient.values.abs().amax(dim=1).to(total.device)
     height, width = values.shape[1:]
-    result = total.clone()
-    result[:, gradient.top : gradient.top + height, gradient.left : gradient.left + width] += values
-    return result
+    total[:, gradient.top : gradient.top + height, gradient.left : gradient.left + width] += values
 
 
 def _defined_or_nan(maps: Tensor) -> Tensor:

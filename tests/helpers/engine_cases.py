@@ -71,12 +71,13 @@ def untouched(model):
     """Check that a block leaves a model and autograd as they were."""
     mode = torch.is_grad_enabled()
     before = [parameter.requires_grad for parameter in model.parameters()]
-    hooks = _hooks(model)
+    hooks, attributes = _hooks(model), [sorted(vars(module)) for module in model.modules()]
     yield
     assert torch.is_grad_enabled() == mode
     assert [parameter.requires_grad for parameter in model.parameters()] == before
     assert all(parameter.grad is None for parameter in model.parameters())
     assert _hooks(model) == hooks
+    assert [sorted(vars(module)) for module in model.modules()] == attributes
 
 
 def _hooks(model):

@@ -110,7 +110,7 @@ def vjp_each(outputs: Sequence[Tensor], leaf: Tensor, cotangents: Sequence[Windo
         try:
             full = [_padded(window, output, slice(None)) for output, window in pairs]
             return _gradient(connected, leaf, full, batched=True).squeeze(1)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             raise
         except RuntimeError:  # an operator that vmap does not know; a real error comes again below
             pass

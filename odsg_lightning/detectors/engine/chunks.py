@@ -13,11 +13,13 @@ Vjp = Callable[[Cotangents], Window]
 
 _REACH = 256
 """Pixels by which a window of cotangents is taken to grow on its way to the image, on each side."""
-_PAYS = 1.25
-"""Objects are merged up to this ratio of the work (area times cotangents) together to the work one by one."""
+_CELL = 7
+"""Pixels whose share of a ResNet's backward pass costs what a cell of the pyramid's 3x3 convolution costs."""
+_PAYS = 1.1
+"""Objects are merged up to this ratio of the work together to the work one by one."""
 _FLOATS_PER_PIXEL = 16
 """Of a ResNet's widest maps, for one cotangent: 256 channels at stride 4, or 64 at stride 2."""
-_CPU_BYTES = 64 * 2**20
+_CPU_BYTES = 32 * 2**20
 """Of these maps in one call on a CPU, where larger ones leave the caches and batching gains nothing more."""
 _LEAST = 5
 """Cotangents of a call before memory has run out: those of one object."""
@@ -38,7 +40,7 @@ class Frame:
     limit: int | None = field(default=None)
 
     def area(self, cotangents: Cotangents) -> float:
-        """Return the pixels that the cotangents reach, about: the work of carrying one of them to the image."""
+        """Return the pixels that the cotangents reach, about."""
         height, width = self.pixels.shape[2:]
         boxes = []
         for name, window in cotangents.items():
@@ -49,17 +51,24 @@ class Frame:
         right = min(float(width), max(box[3] for box in boxes) + _REACH)
         return (bottom - top) * (right - left)
 
+    def work(self, cotangents: Cotangents) -> float:
+        """Return what carrying one of the cotangents to the image costs, about, in pixels."""
+        cells = sum((one.bottom - one.top + 2) * (one.right - one.left + 2) for one in cotangents.values())
+        return self.area(cotangents) + _CELL * cells
+
     def most(self, area: float) -> int:
         """Return how many cotangents of this area one call may have."""
         each = _FLOATS_PER_PIXEL * area * self.pixels.element_size()
-        if self.pixels.is_cuda:  # half of what is free, for the few such maps that live at the same time
-            device = self.pixels.device
-            cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-            free = (torch.cuda.mem_get_info(device)[0] + cached) / 8
-        else:
-            free = _CPU_BYTES
+        # On CUDA half of what is free, for the few such maps that live at the same time.
+        free = free_memory(self.pixels.device) / 8 if self.pixels.is_cuda else _CPU_BYTES
         most = max(_LEAST, int(free / each))
         return most if self.limit is None else min(most, self.limit)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes of a CUDA device that nobody uses, those that PyTorch keeps for itself included."""
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + cached
 
 
 def vjp_in_chunks(vjp: Vjp, objects: Iterable[Cotangents], frame: Frame) -> Iterator[Window | None]:
@@ -77,7 +86,7 @@ def vjp_in_chunks(vjp: Vjp, objects: Iterable[Cotangents], frame: Frame) -> Iter
         For each object in order its gradients of the backbone's input, None for an object without cotangents.
 
     Raises:
-        torch.OutOfMemoryError: memory does not suffice for a single cotangent.
+        torch.cuda.OutOfMemoryError: memory does not suffice for a single cotangent.
     """
     group: list[Cotangents] = []
     for cotangents in objects:
@@ -94,10 +103,10 @@ def vjp_in_chunks(vjp: Vjp, objects: Iterable[Cotangents], frame: Frame) -> Iter
 
 def _pays(group: list[Cotangents], frame: Frame) -> bool:
     """Return whether the last object should join the others."""
-    union = frame.area(_bounds(group))
-    if sum(map(_count, group)) > frame.most(union):
+    union = _bounds(group)
+    if sum(map(_count, group)) > frame.most(frame.area(union)):
         return False
-    return union * len(group) <= _PAYS * sum(frame.area(one) for one in group)
+    return frame.work(union) * len(group) <= _PAYS * sum(map(frame.work, group))
 
 
 def _together(vjp: Vjp, group: list[Cotangents], frame: Frame) -> Iterator[Window]:
@@ -118,8 +127,8 @@ def _within_memory(vjp: Vjp, cotangents: Cotangents, frame: Frame) -> Window:
         part = {name: Window(one.values[start : start + size], one.top, one.left) for name, one in cotangents.items()}
         try:
             parts.append(vjp(part))
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if size == 1 or not _out_of_memory(error):
+        except RuntimeError as error:
+            if size == 1 or not out_of_memory(error):
                 raise
             frame.limit = size // 2  # and again, when the traceback has let go of what the call had allocated
         else:
@@ -127,8 +136,9 @@ def _within_memory(vjp: Vjp, cotangents: Cotangents, frame: Frame) -> Window:
     return parts[0] if len(parts) == 1 else _stacked(parts)
 
 
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory does not suffice, on CUDA or on a CPU."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _count(cotangents: Cotangents) -> int:

@@ -5,6 +5,7 @@ grows by a cell for each 3x3 convolution; what lies outside is neither stored no
 The network is piecewise linear: after the forward pass, all that is needed of it is where its ReLUs were open.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import chain
@@ -56,6 +57,13 @@ class TransposedResNet:
             for handle in chain(self._stem.hooks(), *(block.hooks() for block in blocks)):
                 stack.callback(handle.remove)
             yield
+
+    def of_image(self, index: int) -> "TransposedResNet":
+        """Return the same network with the record of one image of a batch."""
+        one = copy.copy(self)
+        one._stem = self._stem.of_image(index)
+        one._stages = {name: [block.of_image(index) for block in stage] for name, stage in self._stages.items()}
+        return one
 
     def vjp(self, cotangents: Mapping[str, list[Cells]]) -> Window:
         """Carry cotangents of the stages' outputs (``"res4"``), each a sum of parts, back to the input."""
@@ -125,14 +133,20 @@ class _Block:
 
     def _record(self, index: int) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:  # noqa: ANN401
-            self._open[index] = (output.detach()[0] > 0).permute(1, 2, 0).contiguous()
+            self._open[index] = (output.detach() > 0).permute(0, 2, 3, 1).contiguous()
 
         return hook
+
+    def of_image(self, index: int) -> "_Block":
+        """Return the same block with the record of one image of a batch."""
+        one = copy.copy(self)
+        one._open = {conv: is_open[index : index + 1] for conv, is_open in self._open.items()}
+        return one
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of its output in cells."""
-        height, width = self._open[len(self._convs) - 1].shape[:2]
+        height, width = self._open[len(self._convs) - 1].shape[1:3]
         return height, width
 
     def transposed(self, total: Cells, parts: list[Cells]) -> Cells:
@@ -198,5 +212,5 @@ class _Block:
     def _masked(self, cotangent: Cells, index: int) -> Cells:
         """Zero a cotangent, in place, where a ReLU was closed."""
         box, step = cotangent.box, cotangent.step
-        cotangent.values.mul_(self._open[index][box.top : box.bottom : step, box.left : box.right : step])
+        cotangent.values.mul_(self._open[index][0, box.top : box.bottom : step, box.left : box.right : step])
         return cotangent

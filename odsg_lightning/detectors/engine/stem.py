@@ -1,5 +1,6 @@
 """Vector-Jacobian products through the stem of Detectron2's ResNet, on the cells that a cotangent reaches."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,18 +48,25 @@ class TransposedStem:
             del self._convolved
             self._size = (int(convolved.shape[2]), int(convolved.shape[3]))
             values, indices = F.max_pool2d(convolved, 3, stride=2, padding=1, return_indices=True)
-            self._open = (values[0] > 0).permute(1, 2, 0).contiguous()
-            indices = indices[0].permute(1, 2, 0).int().contiguous()
+            self._open = (values > 0).permute(0, 2, 3, 1).contiguous()
+            indices = indices.permute(0, 2, 3, 1).int().contiguous()
             self._rows, self._columns = indices // self._size[1], indices % self._size[1]
 
         yield self._conv.module.register_forward_hook(keep_convolved)
         yield self._module.register_forward_hook(keep_maxima)
 
+    def of_image(self, index: int) -> "TransposedStem":
+        """Return the same stem with the record of one image of a batch."""
+        one = copy.copy(self)
+        here = slice(index, index + 1)
+        one._open, one._rows, one._columns = self._open[here], self._rows[here], self._columns[here]
+        return one
+
     def transposed(self, parts: list[Cells]) -> Window:
         """Carry the sum of cotangents of its output back to the image."""
         box = Box.around([part.box for part in parts])
         total = summed(parts, box)
-        here = slice(box.top, box.bottom), slice(box.left, box.right)
+        here = 0, slice(box.top, box.bottom), slice(box.left, box.right)
         total.mul_(self._open[here])
         count, channels = total.shape[0], total.shape[3]
         pooled = Box(2 * box.top - 1, 2 * box.left - 1, 2 * box.bottom, 2 * box.right).clipped(self._size)

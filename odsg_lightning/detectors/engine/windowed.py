@@ -1,5 +1,6 @@
 """The windowed engine: vector-Jacobian products through a ResNet-FPN, on the cells that a cotangent reaches."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -72,6 +73,13 @@ class WindowedBackbone:
             for handle in handles:
                 handle.remove()
 
+    def of_image(self, index: int) -> "WindowedBackbone":
+        """Return the same engine with the record of one image, where it recorded a batch."""
+        one = copy.copy(self)
+        one._resnet = self._resnet.of_image(index)
+        one._top = None if self._top is None else self._top.of_image(index)
+        return one
+
     @torch.no_grad()
     def vjp(self, cotangents: Mapping[str, Window]) -> Window:
         """Carry cotangents of the features back to the backbone's input; see the protocol."""
@@ -122,7 +130,13 @@ class _TopBlock:
 
     def record(self, p6: Tensor) -> None:
         """Keep where the ReLU between the two convolutions is open."""
-        self._open = (p6.detach()[0] > 0).permute(1, 2, 0).contiguous()
+        self._open = (p6.detach() > 0).permute(0, 2, 3, 1).contiguous()
+
+    def of_image(self, index: int) -> "_TopBlock":
+        """Return the same block with the record of one image of a batch."""
+        one = copy.copy(self)
+        one._open = self._open[index : index + 1]
+        return one
 
     def transposed(self, levels: list[Cells | None], sizes: list[tuple[int, int]]) -> Cells:
         """Carry cotangents of its levels back to what it reads; ``sizes`` are those of that and of the levels."""
@@ -135,7 +149,7 @@ class _TopBlock:
             p7 = levels[1]
             part = clipped(transpose_3x3_stride_2(self._convs[1], p7.values), 2 * p7.top - 1, 2 * p7.left - 1, sizes[1])
             box = part.box
-            part.values.mul_(self._open[box.top : box.bottom, box.left : box.right])
+            part.values.mul_(self._open[0, box.top : box.bottom, box.left : box.right])
             parts.append(part)
         box = Box.around([part.box for part in parts])
         values = transpose_3x3_stride_2(self._convs[0], summed(parts, box))

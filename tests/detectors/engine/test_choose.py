@@ -88,8 +88,8 @@ def test_training_mode_and_half_precision_are_refused(retinanet, engine):
 
 
 class OtherRetinaNet(RetinaNet):
-    def inference(self, *args):
-        return super().inference(*args)
+    def inference_single_image(self, *args):
+        return super().inference_single_image(*args)
 
 
 class OtherRcnn(GeneralizedRCNN):
@@ -124,7 +124,7 @@ class TestStructure:
 
     def test_a_model_with_its_own_inference(self, retinanet):
         retinanet.__class__ = OtherRetinaNet
-        self.refused(retinanet, "a OtherRetinaNet with its own inference()")
+        self.refused(retinanet, "a OtherRetinaNet with its own inference_single_image()")
 
     def test_a_model_with_its_own_preprocessing(self, faster_rcnn):
         faster_rcnn.__class__ = OtherRcnn

@@ -12,7 +12,7 @@ STRIDES = {"p3": 8, "p4": 16}
 class Upsampling:
     """The image's gradient is the sum of its features' cotangents, each repeated over its stride."""
 
-    def __init__(self, fits=None, error=torch.OutOfMemoryError):
+    def __init__(self, fits=None, error=torch.cuda.OutOfMemoryError):
         self.calls, self.fits, self.error = [], fits, error
 
     def __call__(self, cotangents):
@@ -69,10 +69,10 @@ def whole(window):
 def test_near_objects_go_together_as_far_as_memory_goes():
     near = [cotangents(0, p3=(10, 10)), cotangents(1, p3=(12, 9), p4=(6, 5)), cotangents(2, p4=(5, 6))]
     engine = Upsampling()
-    run(engine, near, frame(256, 256))
+    run(engine, near, frame(160, 160))
     assert engine.calls == [15]
     engine = Upsampling()
-    run(engine, near, frame())  # each reaches 350 x 350 pixels here: seven cotangents of that size may go together
+    run(engine, near, frame())  # each reaches 350 x 350 pixels here: no more than one object may go at a time
     assert engine.calls == [5, 5, 5]
 
 
@@ -87,6 +87,19 @@ def test_merging_follows_the_area():
         assert engine.calls == ([10] if together else [5, 5])
 
 
+def test_merging_counts_the_cells_of_the_pyramid():
+    # Both reach the whole small image; but the union of two places of a fine level has many of its cells.
+    apart = [cotangents(0, p3=(0, 0)), cotangents(1, p3=(20, 20))]
+    engine = Upsampling()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("odsg_lightning.detectors.engine.chunks._CPU_BYTES", 2**40)
+        run(engine, apart, frame(256, 256))
+        assert engine.calls == [10]
+        patch.setattr("odsg_lightning.detectors.engine.chunks._CELL", 70)
+        run(engine, apart, frame(256, 256))
+    assert engine.calls == [10, 5, 5]
+
+
 def test_objects_without_cotangents_keep_their_place():
     one = cotangents(0, p3=(1, 1))
     run(Upsampling(), [{}, one, {}, {}, one, {}], frame())
@@ -96,23 +109,23 @@ def test_objects_without_cotangents_keep_their_place():
 
 def test_the_limit_falls_with_the_size_of_the_maps():
     one = frame()
-    assert one.most(64**2) == 64 * 2**20 // (16 * 64**2 * 4)  # 64 MiB of float32, 16 of them for a pixel
+    assert one.most(64**2) == 32 * 2**20 // (16 * 64**2 * 4)  # 32 MiB of float32, 16 of them for a pixel
     assert one.most(512**2) == 5  # those of one object, however large the maps are
-    assert Frame(one.pixels.double(), one.sizes).most(256**2) == one.most(256**2) // 2
+    assert Frame(one.pixels.double(), one.sizes).most(128**2) == one.most(128**2) // 2
 
 
 @pytest.mark.parametrize(
     ("error", "fits", "calls"),
     [
-        (torch.OutOfMemoryError, 7, [15, 7, 7, 1, 5]),
-        (torch.OutOfMemoryError, 2, [15, 7, 3, 1, *[1] * 14, *[1] * 5]),
+        (torch.cuda.OutOfMemoryError, 7, [15, 7, 7, 1, 5]),
+        (torch.cuda.OutOfMemoryError, 2, [15, 7, 3, 1, *[1] * 14, *[1] * 5]),
         (RuntimeError, 7, [15, 7, 7, 1, 5]),
     ],
 )
 def test_out_of_memory_halves_the_limit_and_goes_on(error, fits, calls):
     near = [cotangents(seed, p3=(2 + seed, 2)) for seed in range(3)]
     objects = [*near, {}, cotangents(9, p4=(2, 2))]
-    engine, small = Upsampling(fits, error), frame(256, 256)
+    engine, small = Upsampling(fits, error), frame(160, 160)
     found = list(vjp_in_chunks(engine, objects, small))
     assert engine.calls == calls
     for window, one in zip(found, objects, strict=True):
@@ -121,7 +134,7 @@ def test_out_of_memory_halves_the_limit_and_goes_on(error, fits, calls):
 
 def test_what_cannot_be_halved_is_raised():
     engine = Upsampling(fits=0)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(torch.cuda.OutOfMemoryError):
         list(vjp_in_chunks(engine, [cotangents(0, p3=(1, 1))], frame()))
     assert engine.calls == [5, 2, 1]
     with pytest.raises(RuntimeError, match="something else"):

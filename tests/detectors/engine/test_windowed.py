@@ -153,18 +153,18 @@ def test_windows_at_random():
         assert both.worst_difference(cotangents) < 1e-12
 
 
+@pytest.mark.slow
 def test_only_what_is_reached_is_returned():
-    backbone = make_backbone(18, "faster_rcnn")
-    engine = WindowedBackbone(backbone)
-    image = torch.randn(1, 3, 512, 512)
-    backbone.float()
-    with engine.recording():
-        backbone(image)
-    window = engine.vjp({"p2": Window(torch.randn(1, CHANNELS, 1, 1), 8, 64)})
-    assert (window.top, window.left > 0, window.bottom < 512, window.right < 512) == (0, True, True, True)
-    trimmed = window.trimmed()
-    assert window.bottom - trimmed.bottom < 32  # the rectangle is hardly larger than what is reached
-    assert trimmed.left - window.left < 32
+    image = torch.randn(1, 3, 640, 640, dtype=torch.float64)
+    both = Both(make_backbone(18, "faster_rcnn"), image)
+    cotangents = {"p2": Window(torch.randn(1, CHANNELS, 1, 1, dtype=torch.float64), 80, 80)}
+    assert both.worst_difference(cotangents) < 1e-12
+    window = both.engines[0].vjp(cotangents)
+    assert 0 < window.top < window.bottom < 640
+    assert 0 < window.left < window.right < 640
+    trimmed = window.trimmed()  # and hardly more
+    for side in ("top", "left", "bottom", "right"):
+        assert abs(getattr(window, side) - getattr(trimmed, side)) < 32
 
 
 def test_cotangents_are_not_changed():
@@ -346,3 +346,22 @@ def test_clipping_to_the_map():
     cells = clipped(torch.arange(9.0).view(1, 3, 3, 1), -1, 3, (4, 5))
     assert (cells.top, cells.left) == (0, 3)
     assert cells.values.flatten().tolist() == [3, 4, 6, 7]
+
+
+@pytest.mark.parametrize("pyramid", ["retinanet", "faster_rcnn"])
+def test_each_image_of_a_batch_has_its_own_record(pyramid):
+    backbone, alone = make_backbone(18, pyramid), []
+    images, batch = torch.cat([IMAGE, -IMAGE]), WindowedBackbone(backbone)
+    with batch.recording():
+        features = backbone(images)
+    for index in range(2):
+        alone.append(WindowedBackbone(backbone))
+        with alone[-1].recording():
+            backbone(images[index : index + 1])
+    for name, feature in features.items():
+        cotangents = {name: list(windows_on(feature.shape[2:]))[-1]}
+        one, other = (engine.vjp(cotangents).values for engine in alone)
+        assert not torch.allclose(one, other)
+        for index, expected in enumerate((one, other)):
+            found = batch.of_image(index).vjp(cotangents).values
+            assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()

@@ -1,0 +1,233 @@
+r"""Which share of a training run goes into auditing it: at the demonstration's size, and at full size.
+
+    python examples/benchmarks/training_overhead.py --quick     # a few minutes
+    python examples/benchmarks/training_overhead.py
+
+The demonstration's runs are real ones, with and without the audit, and bring the same weights. At full size a few real
+training steps and one real audit of one picture are measured, and the rest is EXTRAPOLATED: see the table.
+"""
+
+import argparse
+import logging
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from measuring import clock, machine, prepare
+from planted import Planted, plant
+from report import note
+from rich.console import Console
+from rich.table import Table
+
+from odsg_lightning import CocoDetectionDataModule, DetectionModule, ODSmoothGradCallback
+from odsg_lightning.audit.config import AuditConfig
+from odsg_lightning.audit.isolation import isolated
+from odsg_lightning.audit.loop import audit
+from odsg_lightning.demo.shapes import make_shapes
+from odsg_lightning.detectors.detectron2 import Detectron2Adapter
+from odsg_lightning.training.detectron2_batch import training_inputs
+from odsg_lightning.training.tally import AuditTally
+from odsg_lightning.types import AuditSample
+
+ENGINES = ("auto", "autograd")
+_IMAGES, _SAMPLES = 16, 20  # of an audit, the defaults of the data module and of the callback
+_EVERY = (500, 2000)  # training steps between two audits
+_DEMO = {"retinanet": "retinanet_tiny", "faster-rcnn": "faster_rcnn_tiny"}
+
+
+def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Measure, print the table, and return its rows."""
+    options = _parse(args)
+    prepare(options.threads, options.device)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for engine in (None, *ENGINES):
+            note(f"demonstration, {options.detector}, {options.steps} steps, audit: {engine or 'none'}")
+            rows.append(_demo_run(Path(folder), options, engine))
+    if not options.no_full_size:
+        rows += _full_size(options)
+    table = Table(title=f"Share of a training run spent auditing ({machine(options.device)})")
+    for name in ("run", "audit engine", "training s", "auditing s", "share", "explained", "how"):
+        table.add_column(name, justify="left" if name in ("run", "audit engine", "how") else "right")
+    for row in rows:
+        share = row["auditing"] / (row["auditing"] + row["training"])
+        table.add_row(
+            row["run"],
+            row["engine"] or "(not audited)",
+            f"{row['training']:.0f}",
+            f"{row['auditing']:.0f}" if row["engine"] else "",
+            f"{share:.1%}" if row["engine"] else "",
+            row["explained"],
+            row["how"],
+        )
+    Console(width=150, highlight=False).print(table)
+    return rows
+
+
+def _demo_run(folder: Path, options: argparse.Namespace, engine: str | None) -> dict[str, Any]:
+    """Fit the demonstration's detector as ``odsg demo`` does it, but for the number of steps."""
+    seed_everything(0, verbose=False)
+    shapes = make_shapes(folder / "shapes")
+    data = CocoDetectionDataModule(
+        shapes.train_annotations,
+        shapes.train_images,
+        shapes.val_annotations,
+        shapes.val_images,
+        batch_size=8,
+        min_size=[128],
+        min_size_eval=128,
+        num_workers=0,
+    )
+    module = DetectionModule(
+        _DEMO[options.detector],
+        num_classes="auto",
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=2e-3, weight_decay=1e-4),
+        lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, 2e-3, total_steps=options.steps, pct_start=0.15
+        ),
+        map_backend="pycocotools",
+    )
+    audited = {"score_threshold": options.score_threshold, "max_strips": 0, "on_error": "raise"}
+    callback = ODSmoothGradCallback(engine=engine, **audited) if engine else None
+    trainer = Trainer(
+        accelerator="gpu" if options.device == "cuda" else "cpu",
+        devices=1,
+        max_steps=options.steps,
+        val_check_interval=max(1, options.steps // options.audits),
+        check_val_every_n_epoch=None,
+        gradient_clip_val=5.0,
+        logger=False,
+        callbacks=[callback] if callback else [],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        start = clock(options.device)
+        trainer.fit(module, datamodule=data)
+        seconds = clock(options.device) - start
+    auditing = callback.seconds if callback else 0.0
+    explained = ""
+    if callback:
+        coverage, objects = (float(trainer.callback_metrics[f"audit/{name}"]) for name in ("coverage", "n_objects"))
+        explained = f"{coverage * objects:.0f} of {objects:.0f}"
+    return {
+        "run": f"demo {options.detector}, {options.steps} steps",
+        "engine": engine,
+        "training": seconds - auditing,
+        "auditing": auditing,
+        "explained": explained,
+        "how": f"measured, {options.audits} audits of {_IMAGES} x {_SAMPLES}; explained: the last one's",
+    }
+
+
+def _full_size(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure training steps and one audited picture of a full-size detector, and extrapolate both."""
+    height, width = map(int, options.size.split("x"))
+    note(f"{options.full_detector} {options.size}: planting {options.objects} objects")
+    planted = plant(options.full_detector, height, width, options.objects, 96)
+    audits = {engine: _one_picture(planted, engine, options) for engine in ENGINES}
+    step = _training_step(planted, options)  # last: it changes the weights
+    return [
+        {
+            "run": f"{options.full_detector} {options.size}, {every} steps of {options.batch_size} images",
+            "engine": engine,
+            "training": every * step,
+            "auditing": _IMAGES * audits[engine],
+            "explained": f"{options.objects} / image",
+            "how": f"EXTRAPOLATED from {options.timed_steps} steps, {options.timed_samples} samples of one image",
+        }
+        for every in _EVERY
+        for engine in ENGINES
+    ]
+
+
+def _one_picture(planted: Planted, engine: str, options: argparse.Namespace) -> float:
+    """Return the seconds that an audit needs for one picture: one clean pass and 20 noisy ones."""
+    model, boxes = planted.model.to(options.device), planted.boxes.cpu()
+    height, width = planted.image.shape[1:]
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    masks = [(rows >= y0) & (rows < y1) & (columns >= x0) & (columns < x1) for x0, y0, x1, y1 in boxes.tolist()]
+    ids = tuple(range(len(boxes)))
+    sample = AuditSample(planted.image, boxes, torch.arange(len(boxes)), torch.stack(masks), 0, ids)
+    seconds = []
+    for n_samples in (1, 1, 1 + options.timed_samples):  # the first one warms up
+        note(f"  audit of one picture, engine {engine}, {n_samples} samples")
+        config = AuditConfig(n_samples=n_samples, score_threshold=0.5, engine=engine)
+        tally = AuditTally(config.blur_sigma, config.threshold)
+        tally.restart(torch.device(options.device))
+        start = clock(options.device)
+        with isolated(model):
+            for found in audit(Detectron2Adapter(model), [sample], config, device=options.device):
+                if found.missed:
+                    raise RuntimeError("Expected the audit to find every planted object. Try another seed.")
+                tally.add(found)
+        seconds.append(clock(options.device) - start)
+    return seconds[1] + (seconds[2] - seconds[1]) / options.timed_samples * (_SAMPLES - 1)
+
+
+def _training_step(planted: Planted, options: argparse.Namespace) -> float:
+    """Return the seconds of a training step, all but the stem and the first stage being trained (FREEZE_AT 2)."""
+    from detectron2.utils.events import EventStorage
+
+    model = planted.model.to(options.device).train()
+    frozen = ("backbone.bottom_up.stem", "backbone.bottom_up.res2")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-5, momentum=0.9)
+    sample = {
+        "image": planted.image,
+        "boxes": planted.boxes.to(options.device),
+        "labels": torch.arange(len(planted.boxes), device=options.device),
+    }
+    seconds = []
+    with EventStorage():
+        for number in range(1 + options.timed_steps):  # the first one warms up
+            start = clock(options.device)
+            losses = model(training_inputs([sample] * options.batch_size, model.input_format))
+            optimizer.zero_grad()
+            sum(losses.values()).backward()
+            optimizer.step()
+            seconds.append(clock(options.device) - start)
+            note(f"  training step {number}: {seconds[-1]:.1f} s")
+    return median(seconds[1:])
+
+
+def _parse(args: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="shorter runs, 320x320, fewer measurements")
+    parser.add_argument("--detector", choices=sorted(_DEMO), default="retinanet", help="of the demonstration")
+    parser.add_argument("--steps", type=int, help="of the demonstration (900, as it has; --quick: 240)")
+    parser.add_argument("--audits", type=int, help="of the demonstration (6, as it has; --quick: 2)")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        help="of the demonstration's audits (0.9; --quick: 0.3, as a short run is not sure of much)",
+    )
+    parser.add_argument("--full-detector", default="retinanet_R_50_FPN", help="a name from configs/detectors")
+    parser.add_argument("--size", help="height x width at full size (480x640; --quick: 320x320)")
+    parser.add_argument("--objects", type=int, help="audited objects per picture at full size (5; --quick: 2)")
+    parser.add_argument("--batch-size", type=int, default=2, help="pictures of a training step at full size")
+    parser.add_argument("--timed-steps", type=int, help="training steps measured at full size (3; --quick: 1)")
+    parser.add_argument("--timed-samples", type=int, help="noisy passes measured at full size (2; --quick: 1)")
+    parser.add_argument("--no-full-size", action="store_true", help="the demonstration alone")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    options = parser.parse_args(args)
+    names = ("steps", "audits", "score_threshold", "size", "objects", "timed_steps", "timed_samples")
+    quick, full = (240, 2, 0.3, "320x320", 2, 1, 1), (900, 6, 0.9, "480x640", 5, 3, 2)
+    for name, value in zip(names, quick if options.quick else full, strict=True):
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return options
+
+
+if __name__ == "__main__":
+    main()
