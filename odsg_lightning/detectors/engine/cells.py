@@ -1,5 +1,6 @@
 """Cotangents on a rectangle of cells, channels last, and the arithmetic of such rectangles."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -91,10 +92,32 @@ def clipped(values: Tensor, top: int, left: int, size: tuple[int, int]) -> Cells
     return Cells(values[:, rows, columns], inside.top, inside.left)
 
 
-def summed(parts: Sequence[Cells], box: Box) -> Tensor:
-    """Return the sum of all parts as ``[N, h, w, C]`` on a rectangle that holds them."""
+class Scratch:
+    """Two buffers in turn: what is written next never lies over what was written last.
+
+    A CPU takes longer to hand out fresh memory for the widest maps than to fill them.
+    """
+
+    def __init__(self) -> None:
+        """Begin without memory."""
+        self._buffers: dict[int, Tensor] = {}
+        self._turn = 0
+
+    def zeros(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Return zeros of a shape, of the type and device of ``like``; valid until the call after the next."""
+        self._turn = 1 - self._turn
+        size, buffer = math.prod(shape), self._buffers.get(self._turn)
+        if buffer is None or buffer.numel() < size or (buffer.dtype, buffer.device) != (like.dtype, like.device):
+            self._buffers.pop(self._turn, None)
+            buffer = self._buffers[self._turn] = like.new_empty(size)
+        return buffer[:size].view(shape).zero_()
+
+
+def summed(parts: Sequence[Cells], box: Box, scratch: Scratch | None = None) -> Tensor:
+    """Return the sum of all parts as ``[N, h, w, C]`` on a rectangle that holds them, in fresh memory or in scratch."""
     like = parts[0].values
-    total = like.new_zeros(like.shape[0], box.bottom - box.top, box.right - box.left, like.shape[3])
+    shape = (like.shape[0], box.bottom - box.top, box.right - box.left, like.shape[3])
+    total = like.new_zeros(shape) if scratch is None else scratch.zeros(shape, like)
     for part in parts:
         part.within(box, total).add_(part.values)
     return total

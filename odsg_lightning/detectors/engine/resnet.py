@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from odsg_lightning.detectors.detectron2_import import require_detectron2
-from odsg_lightning.detectors.engine.cells import Box, Cells, clipped, summed
+from odsg_lightning.detectors.engine.cells import Box, Cells, Scratch, clipped, summed
 from odsg_lightning.detectors.engine.conv import LinearConv, transpose_3x3, transpose_3x3_stride_2
 from odsg_lightning.detectors.engine.stem import TransposedStem
 from odsg_lightning.detectors.engine.window import Unsupported, Window
@@ -43,6 +43,7 @@ class TransposedResNet:
         if not isinstance(resnet, ResNet) or type(resnet).forward is not ResNet.forward:
             raise Unsupported(f"{name} is a {type(resnet).__name__}, not a ResNet")
         parts: Any = resnet
+        self._scratch = Scratch()
         self._stem = TransposedStem(parts.stem, f"{name}.stem")
         self._stages = {
             stage_name: [_Block(block, f"{name}.{stage_name}.{index}") for index, block in enumerate(stage)]
@@ -71,11 +72,11 @@ class TransposedResNet:
         for name, blocks in reversed(self._stages.items()):
             parts = parts + cotangents.get(name, [])
             if parts:
-                parts = [_through_stage(blocks, parts)]
-        return self._stem.transposed(parts)
+                parts = [_through_stage(blocks, parts, self._scratch)]
+        return self._stem.transposed(parts, self._scratch)
 
 
-def _through_stage(blocks: "list[_Block]", parts: list[Cells]) -> Cells:
+def _through_stage(blocks: "list[_Block]", parts: list[Cells], scratch: Scratch) -> Cells:
     """Carry the cotangents of a stage's output, given as a sum of parts, back to its input."""
     reached = Box.around([part.box for part in parts])
     for index in reversed(range(len(blocks))):
@@ -83,7 +84,10 @@ def _through_stage(blocks: "list[_Block]", parts: list[Cells]) -> Cells:
         room = _room(reached, [earlier.margin for earlier in blocks[index::-1]], block.size)
         needed = reached.grown(block.margin, block.size)
         fits = len(parts) == 1 and parts[0].step == 1 and parts[0].values.is_contiguous()
-        total = parts[0] if fits and parts[0].box.holds(needed) else Cells(summed(parts, room), room.top, room.left)
+        if fits and parts[0].box.holds(needed):
+            total = parts[0]
+        else:
+            total = Cells(summed(parts, room, scratch), room.top, room.left)
         parts = [block.transposed(total, parts)]
         reached = needed
     return parts[0]
@@ -212,5 +216,6 @@ class _Block:
     def _masked(self, cotangent: Cells, index: int) -> Cells:
         """Zero a cotangent, in place, where a ReLU was closed."""
         box, step = cotangent.box, cotangent.step
-        cotangent.values.mul_(self._open[index][0, box.top : box.bottom : step, box.left : box.right : step])
+        is_open = self._open[index][0, box.top : box.bottom : step, box.left : box.right : step]
+        cotangent.values.mul_(is_open.to(cotangent.values.dtype))  # converted once, not for each of them
         return cotangent

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from odsg_lightning.detectors.detectron2_import import require_detectron2
-from odsg_lightning.detectors.engine.cells import Box, Cells, clipped, summed
+from odsg_lightning.detectors.engine.cells import Box, Cells, Scratch, clipped, summed
 from odsg_lightning.detectors.engine.conv import LinearConv, transpose_7x7_stride_2
 from odsg_lightning.detectors.engine.window import Unsupported, Window
 
@@ -62,18 +62,18 @@ class TransposedStem:
         one._open, one._rows, one._columns = self._open[here], self._rows[here], self._columns[here]
         return one
 
-    def transposed(self, parts: list[Cells]) -> Window:
+    def transposed(self, parts: list[Cells], scratch: Scratch) -> Window:
         """Carry the sum of cotangents of its output back to the image."""
         box = Box.around([part.box for part in parts])
-        total = summed(parts, box)
+        total = summed(parts, box, scratch)
         here = 0, slice(box.top, box.bottom), slice(box.left, box.right)
-        total.mul_(self._open[here])
+        total.mul_(self._open[here].to(total.dtype))
         count, channels = total.shape[0], total.shape[3]
         pooled = Box(2 * box.top - 1, 2 * box.left - 1, 2 * box.bottom, 2 * box.right).clipped(self._size)
         width = pooled.right - pooled.left
         cells = (self._rows[here].long() - pooled.top) * width + (self._columns[here] - pooled.left)
         targets = cells * channels + torch.arange(channels, device=cells.device)
-        convolved = total.new_zeros(count, pooled.area * channels)
+        convolved = scratch.zeros((count, pooled.area * channels), total)
         convolved.scatter_add_(1, targets.flatten().expand(count, -1), total.flatten(1))
         convolved = convolved.view(count, pooled.bottom - pooled.top, width, channels)
         image = transpose_7x7_stride_2(self._conv, convolved)

@@ -9,7 +9,7 @@ from torch import nn
 from odsg_lightning.detectors.build import build_detector, load_config
 from odsg_lightning.detectors.detectron2_import import require_detectron2
 from odsg_lightning.detectors.engine.backbone import AutogradBackbone
-from odsg_lightning.detectors.engine.cells import Box, Cells, clipped, summed
+from odsg_lightning.detectors.engine.cells import Box, Cells, Scratch, clipped, summed
 from odsg_lightning.detectors.engine.window import Unsupported, Window
 from odsg_lightning.detectors.engine.windowed import WindowedBackbone
 
@@ -365,3 +365,15 @@ def test_each_image_of_a_batch_has_its_own_record(pyramid):
         for index, expected in enumerate((one, other)):
             found = batch.of_image(index).vjp(cotangents).values
             assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
+
+
+def test_scratch_memory_keeps_the_last_two():
+    scratch, like = Scratch(), torch.zeros(0)
+    first, second = scratch.zeros((2, 3), like), scratch.zeros((4,), like)
+    first.fill_(1), second.fill_(2)
+    assert (first == 1).all()
+    third = scratch.zeros((1, 6), like)  # in the memory of the first
+    assert third.data_ptr() == first.data_ptr()
+    assert not third.any()
+    assert (second == 2).all()
+    assert scratch.zeros((2,), torch.zeros(0, dtype=torch.float64)).dtype == torch.float64
