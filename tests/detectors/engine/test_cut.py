@@ -8,23 +8,13 @@ from itertools import combinations
 
 import pytest
 import torch
-from helpers.engine_cases import allow_double_nms, assert_as_plain_autograd, finding_much, on_image, untouched
+from helpers.engine_cases import assert_as_plain_autograd, finding_much, on_image, untouched
 
 from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.detectors.build import build_detector, load_config
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
 from odsg_lightning.detectors.engine.cut import CutLinearization
 from odsg_lightning.saliency.gradients import AutogradLinearization
-
-
-@pytest.fixture(autouse=True)
-def _double_nms(monkeypatch):
-    allow_double_nms(monkeypatch)
-
-
-@pytest.fixture(params=["trained_retinanet", "trained_faster_rcnn"])
-def trained(request):
-    return request.getfixturevalue(request.param)
 
 
 def cut(adapter, image):

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from helpers.engine_cases import allow_double_nms, assert_as_plain_autograd, full_size, untouched
+from helpers.engine_cases import assert_as_plain_autograd, full_size, untouched
 from torch import nn
 
 from odsg_lightning.detectors.build import build_detector, load_config
@@ -13,11 +13,6 @@ from odsg_lightning.detectors.engine.backbone import AutogradBackbone
 from odsg_lightning.detectors.engine.cut import CutLinearization
 from odsg_lightning.detectors.engine.dense_head import receptive_radius
 from odsg_lightning.detectors.engine.window import Window
-
-
-@pytest.fixture(autouse=True)
-def _double_nms(monkeypatch):
-    allow_double_nms(monkeypatch)
 
 
 def exact(model, height, width, indices=None, dtype=torch.float64, tolerance=1e-6):

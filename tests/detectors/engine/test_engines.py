@@ -2,21 +2,11 @@
 
 import pytest
 import torch
-from helpers.engine_cases import allow_double_nms, assert_as_plain_autograd, finding_much, full_size
+from helpers.engine_cases import assert_as_plain_autograd, finding_much, full_size
 
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
 from odsg_lightning.saliency.noise import image_generator
 from odsg_lightning.saliency.smoothgrad import smoothgrad
-
-
-@pytest.fixture(autouse=True)
-def _double_nms(monkeypatch):
-    allow_double_nms(monkeypatch)
-
-
-@pytest.fixture(params=["trained_retinanet", "trained_faster_rcnn"])
-def trained(request):
-    return request.getfixturevalue(request.param)
 
 
 @pytest.mark.slow

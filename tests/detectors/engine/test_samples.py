@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 import torch
-from helpers.engine_cases import allow_double_nms, finding_much, on_image, untouched
+from helpers.engine_cases import finding_much, on_image, untouched
 
 from odsg_lightning.detectors.build import build_detector, load_config
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
@@ -16,16 +16,6 @@ from odsg_lightning.detectors.protocol import BatchingDetector
 from odsg_lightning.saliency.gradients import linearize_each
 from odsg_lightning.saliency.noise import image_generator, noisy_images
 from odsg_lightning.saliency.smoothgrad import smoothgrad
-
-
-@pytest.fixture(autouse=True)
-def _double_nms(monkeypatch):
-    allow_double_nms(monkeypatch)
-
-
-@pytest.fixture(params=["trained_retinanet", "trained_faster_rcnn"])
-def trained(request):
-    return request.getfixturevalue(request.param)
 
 
 def batching(model, at_once=3, input_format=None):
