@@ -24,11 +24,11 @@ from report import note
 from rich.console import Console
 from rich.table import Table
 
-from odsg_lightning import CocoDetectionDataModule, DetectionModule, ODSmoothGradCallback
+from odsg_lightning import ODSmoothGradCallback
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.audit.loop import audit
-from odsg_lightning.demo.shapes import make_shapes
+from odsg_lightning.demo.run import RECIPES, demo_parts
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
 from odsg_lightning.training.detectron2_batch import training_inputs
 from odsg_lightning.training.tally import AuditTally
@@ -37,7 +37,6 @@ from odsg_lightning.types import AuditSample
 ENGINES = ("auto", "autograd")
 _IMAGES, _SAMPLES = 16, 20  # of an audit, the defaults of the data module and of the callback
 _EVERY = (500, 2000)  # training steps between two audits
-_DEMO = {"retinanet": "retinanet_tiny", "faster-rcnn": "faster_rcnn_tiny"}
 
 
 def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -73,26 +72,7 @@ def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
 def _demo_run(folder: Path, options: argparse.Namespace, engine: str | None) -> dict[str, Any]:
     """Fit the demonstration's detector as ``odsg demo`` does it, but for the number of steps."""
     seed_everything(0, verbose=False)
-    shapes = make_shapes(folder / "shapes")
-    data = CocoDetectionDataModule(
-        shapes.train_annotations,
-        shapes.train_images,
-        shapes.val_annotations,
-        shapes.val_images,
-        batch_size=8,
-        min_size=[128],
-        min_size_eval=128,
-        num_workers=0,
-    )
-    module = DetectionModule(
-        _DEMO[options.detector],
-        num_classes="auto",
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=2e-3, weight_decay=1e-4),
-        lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, 2e-3, total_steps=options.steps, pct_start=0.15
-        ),
-        map_backend="pycocotools",
-    )
+    module, data = demo_parts(options.detector, folder / "shapes", options.steps)
     audited = {"score_threshold": options.score_threshold, "max_strips": 0, "on_error": "raise"}
     callback = ODSmoothGradCallback(engine=engine, **audited) if engine else None
     trainer = Trainer(
@@ -203,7 +183,7 @@ def _training_step(planted: Planted, options: argparse.Namespace) -> float:
 def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="shorter runs, 320x320, fewer measurements")
-    parser.add_argument("--detector", choices=sorted(_DEMO), default="retinanet", help="of the demonstration")
+    parser.add_argument("--detector", choices=sorted(RECIPES), default="retinanet", help="of the demonstration")
     parser.add_argument("--steps", type=int, help="of the demonstration (900, as it has; --quick: 240)")
     parser.add_argument("--audits", type=int, help="of the demonstration (6, as it has; --quick: 2)")
     parser.add_argument(

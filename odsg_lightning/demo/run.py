@@ -24,7 +24,7 @@ from odsg_lightning.types import BOX_PARAMETERS
 
 DetectorName = Literal["retinanet", "faster-rcnn"]
 
-_RECIPES = {"retinanet": ("retinanet_tiny", 900), "faster-rcnn": ("faster_rcnn_tiny", 600)}
+RECIPES = {"retinanet": ("retinanet_tiny", 900), "faster-rcnn": ("faster_rcnn_tiny", 600)}
 """Configuration and number of steps with which each detector learns the shapes."""
 
 _VALIDATIONS = 6
@@ -62,32 +62,13 @@ def run_demo(
         ValueError: ``detector`` or ``engine`` is not one of those that there are, or ``output/shapes`` holds something
             else.
     """
-    if detector not in _RECIPES:
-        raise ValueError(f"Expected argument `detector` to be one of {sorted(_RECIPES)}, but got {detector!r}.")
+    if detector not in RECIPES:
+        raise ValueError(f"Expected argument `detector` to be one of {sorted(RECIPES)}, but got {detector!r}.")
     audit, watch = ODSmoothGradCallback(max_strips=16, engine=engine), _Stopwatch()  # refuses a wrong engine at once
     console = Console()
-    config, steps = _RECIPES[detector]
+    _, steps = RECIPES[detector]
     seed_everything(seed, verbose=False)
-    shapes = make_shapes(output / "shapes", seed=seed)
-    data = CocoDetectionDataModule(
-        shapes.train_annotations,
-        shapes.train_images,
-        shapes.val_annotations,
-        shapes.val_images,
-        batch_size=8,
-        min_size=[128],
-        min_size_eval=128,
-        num_workers=0,  # images of 128 px load faster than they travel between processes
-    )
-    module = DetectionModule(
-        config,
-        num_classes="auto",
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=2e-3, weight_decay=1e-4),
-        lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, 2e-3, total_steps=steps, pct_start=0.15
-        ),
-        map_backend="pycocotools",
-    )
+    module, data = demo_parts(detector, output / "shapes", steps, seed)
     logger = TensorBoardLogger(output, name=detector)
     best = ModelCheckpoint(monitor="val/map_50", mode="max", auto_insert_metric_name=False)
     trainer = Trainer(
@@ -115,6 +96,40 @@ def run_demo(
     console.print("Look at the curves and the maps:", soft_wrap=True)
     console.print(f"  tensorboard --logdir {output} --samples_per_plugin images=200", soft_wrap=True, highlight=False)
     return _verdict(console, metrics["val/map_50"])
+
+
+def demo_parts(
+    detector: DetectorName, shapes_folder: Path, steps: int, seed: int = 0
+) -> tuple[DetectionModule, CocoDetectionDataModule]:
+    """Return the untrained detector of the demonstration and its data.
+
+    Args:
+        detector: which of the two tiny detectors.
+        shapes_folder: where the generated images lie, or are put.
+        steps: of the training, over which the learning rate rises and falls.
+        seed: of the data; the weights are those of the random state.
+    """
+    shapes = make_shapes(shapes_folder, seed=seed)
+    data = CocoDetectionDataModule(
+        shapes.train_annotations,
+        shapes.train_images,
+        shapes.val_annotations,
+        shapes.val_images,
+        batch_size=8,
+        min_size=[128],
+        min_size_eval=128,
+        num_workers=0,  # images of 128 px load faster than they travel between processes
+    )
+    module = DetectionModule(
+        RECIPES[detector][0],
+        num_classes="auto",
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=2e-3, weight_decay=1e-4),
+        lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, 2e-3, total_steps=steps, pct_start=0.15
+        ),
+        map_backend="pycocotools",
+    )
+    return module, data
 
 
 def _iof_table(detector: str, metrics: dict[str, float]) -> Table:

@@ -5,7 +5,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from odsg_lightning.saliency.noise import image_generator
+from odsg_lightning.saliency.smoothgrad import smoothgrad
 from odsg_lightning.types import AuditSample, Detections
+
+IMAGE = torch.rand(3, 24, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 255
+
+
+def explain(detector, indices=(0, 1), image=IMAGE, **settings):
+    with torch.no_grad():
+        (reference,) = detector.detect([image])
+    settings.setdefault("generator", image_generator(0, 1))
+    return smoothgrad(detector, image, reference, list(indices), **settings)
 
 
 class LinearDetector:

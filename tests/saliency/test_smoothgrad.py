@@ -5,21 +5,11 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from helpers.known_detectors import LinearDetector, QuadraticDetector, two_objects
+from helpers.known_detectors import IMAGE, LinearDetector, QuadraticDetector, explain, two_objects
 
 from odsg_lightning.saliency.gradients import linearize
 from odsg_lightning.saliency.noise import image_generator
-from odsg_lightning.saliency.smoothgrad import smoothgrad
 from odsg_lightning.types import Detections
-
-IMAGE = torch.rand(3, 24, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 255
-
-
-def explain(detector, indices=(0, 1), image=IMAGE, **settings):
-    with torch.no_grad():
-        (reference,) = detector.detect([image])
-    settings.setdefault("generator", image_generator(0, 1))
-    return smoothgrad(detector, image, reference, list(indices), **settings)
 
 
 def test_linear_detector_has_its_weights_as_map():

@@ -1,7 +1,7 @@
 """Cotangents of several objects in one vector-Jacobian product, as many as pay and as memory allows."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class Frame:
 
     pixels: Tensor
     sizes: Mapping[str, tuple[int, int]]
-    limit: int | None = field(default=None)
+    limit: int | None = None
 
     def area(self, cotangents: Cotangents) -> float:
         """Return the pixels that the cotangents reach, about."""
@@ -59,7 +59,7 @@ class Frame:
     def most(self, area: float) -> int:
         """Return how many cotangents of this area one call may have."""
         each = _FLOATS_PER_PIXEL * area * self.pixels.element_size()
-        # On CUDA half of what is free, for the few such maps that live at the same time.
+        # On CUDA an eighth of what is free: a few such maps live at the same time.
         free = free_memory(self.pixels.device) / 8 if self.pixels.is_cuda else _CPU_BYTES
         most = max(_LEAST, int(free / each))
         return most if self.limit is None else min(most, self.limit)

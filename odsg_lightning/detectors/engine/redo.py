@@ -19,7 +19,7 @@ Jacobian = Sequence[Sequence[Tensor | None]]
 def leaves_in_place_of(outputs: Any, leaves: list[Tensor]) -> Any:  # noqa: ANN401 - nested lists and tuples of tensors
     """Return the same structure with tensors that start a new graph, and append these leaves to ``leaves``.
 
-    What is returned are copies of the leaves, because Detectron2 takes the sigmoid of its logits in place.
+    What is returned are copies of the leaves: nobody may write on a leaf in place.
 
     Raises:
         Unsupported: the head returns something else than floating tensors in lists and tuples.

@@ -81,12 +81,12 @@ def _through_stage(blocks: "list[_Block]", parts: list[Cells], scratch: Scratch)
     reached = Box.around([part.box for part in parts])
     for index in reversed(range(len(blocks))):
         block = blocks[index]
-        room = _room(reached, [earlier.margin for earlier in blocks[index::-1]], block.size)
         needed = reached.grown(block.margin, block.size)
         fits = len(parts) == 1 and parts[0].step == 1 and parts[0].values.is_contiguous()
         if fits and parts[0].box.holds(needed):
             total = parts[0]
         else:
+            room = _room(reached, [earlier.margin for earlier in blocks[index::-1]], block.size)
             total = Cells(summed(parts, room, scratch), room.top, room.left)
         parts = [block.transposed(total, parts)]
         reached = needed
