@@ -26,8 +26,8 @@ def test_demo_learns_its_task_and_each_edge_looks_at_its_edge(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("detector", ["retinanet", "faster-rcnn"])
 def test_files_of_a_run_cut_short(detector, tmp_path, capsys, monkeypatch):
-    config, _ = run._RECIPES[detector]
-    monkeypatch.setattr(run, "_RECIPES", {detector: (config, 2)})
+    config, _ = run.RECIPES[detector]
+    monkeypatch.setattr(run, "RECIPES", {detector: (config, 2)})
     monkeypatch.setattr(run, "_VALIDATIONS", 2)
     assert run.run_demo(detector, tmp_path) == 1
     assert "the detector did not learn its task" in capsys.readouterr().out
