@@ -1,7 +1,7 @@
 """The records that travel between the parts.
 
 Shapes, everywhere in this package: ``H, W`` height and width of the image that the detector sees, in pixels;
-``G`` ground-truth objects of an image; ``K`` detections of an image; ``5`` the :data:`PARAMETERS`.
+``G`` ground-truth objects of an image; ``K`` detections of an image; ``5`` the ``names.PARAMETERS``.
 Boxes are XYXY in pixels of that image. Images are RGB, float32, 0 to 255, ``[3, H, W]``.
 Labels are contiguous class indices from 0, in the order of the COCO file's category ids.
 """
@@ -11,11 +11,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-PARAMETERS = ("x_min", "y_min", "x_max", "y_max", "score")
-"""The five numbers that a detector returns for an object, in the order of every axis of length 5."""
-
-BOX_PARAMETERS = PARAMETERS[:4]
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class Detections:
 
     @property
     def parameters(self) -> Tensor:
-        """The five numbers of each detection, ``[K, 5]`` in the order of :data:`PARAMETERS`."""
+        """The five numbers of each detection, ``[K, 5]`` in the order of :data:`~odsg_lightning.names.PARAMETERS`."""
         return torch.cat([self.boxes, self.scores[:, None]], dim=1)
 
     def detach(self) -> "Detections":

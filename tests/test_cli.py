@@ -266,7 +266,7 @@ def test_demo_gets_its_arguments_and_gives_the_exit_code(monkeypatch):
 
 
 def test_demo_knows_every_engine():
-    assert get_args(Engine) == cli._ENGINES  # written down twice: the command line imports no part of ours
+    assert get_args(Engine) == cli.demo._ENGINES  # written down twice: the command line imports no part of ours
 
 
 @pytest.mark.parametrize(
@@ -326,9 +326,9 @@ def test_bare_names_become_paths_and_files_go_first(tmp_path, monkeypatch):
     name = "retinanet_R_50_FPN"
     given = ["fit", "--config", name, f"--config={name}", "-c", name, "--model.config", name, "--config", "other.yaml"]
     want = ["fit", "--config", path, f"--config={path}", "-c", path, "--model.config", name, "--config", "other.yaml"]
-    assert cli._with_packaged_configs(given) == want
+    assert cli.lightning._with_packaged_configs(given) == want
     Path(name).touch()
-    assert cli._with_packaged_configs(given) == given
+    assert cli.lightning._with_packaged_configs(given) == given
 
 
 # ---- the YAML files of the project ----

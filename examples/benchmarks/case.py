@@ -10,9 +10,10 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
+from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.noise import image_generator, noisy_images
-from odsg_lightning.types import PARAMETERS, Detections
+from odsg_lightning.types import Detections
 
 
 @dataclass(frozen=True)

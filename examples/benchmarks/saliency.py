@@ -26,7 +26,7 @@ from report import further_table, note, notes_below, saliency_table, title
 from torch import Tensor
 from variants import VARIANTS, why_not
 
-from odsg_lightning.types import PARAMETERS
+from odsg_lightning.names import PARAMETERS
 
 DETECTORS = ["retinanet_R_50_FPN", "faster_rcnn_R_50_FPN", "retinanet_R_101_FPN", "faster_rcnn_R_101_FPN"]
 SIZES, COUNTS, OBJECT_SIZES = ["320x320", "480x640", "800x1344"], [1, 5, 10], [32, 96, 256]

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from odsg_lightning.detectors.engine.backbone import AutogradBackbone
 from odsg_lightning.detectors.engine.windowed import WindowedBackbone
+from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS
 from odsg_lightning.saliency.gradients import linearize
 from odsg_lightning.saliency.noise import PIXEL_RANGE
-from odsg_lightning.types import BOX_PARAMETERS, PARAMETERS, Detections
+from odsg_lightning.types import Detections
 
 Read = Callable[[], float]
 N_MASKS = 5000

@@ -13,14 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from odsg_lightning.demo.shapes import make_shapes
-from odsg_lightning.metrics.iof import SUMMARY_NAMES
-from odsg_lightning.saliency.masks import REGIONS
+from odsg_lightning.names import BOX_PARAMETERS, REGIONS, SUMMARY_NAMES
 from odsg_lightning.saliency.options import Engine
 from odsg_lightning.training.callback import ODSmoothGradCallback
 from odsg_lightning.training.data import CocoDetectionDataModule
 from odsg_lightning.training.image_log import export_pictures
 from odsg_lightning.training.module import DetectionModule
-from odsg_lightning.types import BOX_PARAMETERS
 
 DetectorName = Literal["retinanet", "faster-rcnn"]
 

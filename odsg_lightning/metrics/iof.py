@@ -7,17 +7,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from odsg_lightning.saliency.masks import REGIONS, binarise, object_thirds
-from odsg_lightning.types import BOX_PARAMETERS, PARAMETERS
-
-IOF_NAMES = (
-    *(f"{parameter}/{region}" for parameter in BOX_PARAMETERS for region in (*REGIONS, "object")),
-    "score/object",
-)
-"""The 17 values of each object: edge, middle, opposite and object for each box parameter, object for the score."""
-
-SUMMARY_NAMES = ("object", *REGIONS)
-"""Means over the four box parameters."""
+from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, PARAMETERS, SUMMARY_NAMES
+from odsg_lightning.saliency.masks import binarise, object_thirds
 
 
 def intersection_over_foreground(
@@ -35,7 +26,7 @@ def intersection_over_foreground(
         threshold: share of the blurred maximum above which a pixel is foreground.
 
     Returns:
-        ``[N, 17]`` float32, 0 to 1, in the order of :data:`IOF_NAMES`; NaN where the map is undefined.
+        ``[N, 17]`` float32, 0 to 1, in the order of ``names.IOF_NAMES``; NaN where the map is undefined.
 
     Raises:
         ValueError: shapes or types that do not fit, or an empty mask.
@@ -80,8 +71,8 @@ def _check(maps: Tensor, masks: Tensor) -> None:
 class IntersectionOverForeground(Metric):
     """Mean :func:`intersection_over_foreground` over objects, with the values of each object kept.
 
-    ``compute()`` returns a dict of scalars: the 17 names of :data:`IOF_NAMES`, and the summaries ``object``, ``edge``,
-    ``middle`` and ``opposite``: the mean over objects of the mean of the object's defined box maps. An undefined value
+    ``compute()`` returns a dict of scalars: the 17 names of ``names.IOF_NAMES``, and the summaries ``object``,
+    ``edge``, ``middle`` and ``opposite``: the mean over objects of the mean of the object's defined box maps. An undefined value
     is left out of every mean; a mean of nothing is NaN.
 
     Args:
@@ -126,7 +117,7 @@ class IntersectionOverForeground(Metric):
         return means
 
     def per_object(self) -> Tensor:
-        """Return the values of each object, ``[N, 17]`` in the order of :data:`IOF_NAMES`.
+        """Return the values of each object, ``[N, 17]`` in the order of ``names.IOF_NAMES``.
 
         Inside ``compute`` they are those of all processes, elsewhere those of this one.
         """

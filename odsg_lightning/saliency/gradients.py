@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS
 from odsg_lightning.saliency.options import Engine as Engine  # a part of this module's face, too
 from odsg_lightning.saliency.options import Precision as Precision
 from odsg_lightning.saliency.options import check_engine
-from odsg_lightning.types import BOX_PARAMETERS, PARAMETERS, LocalGradient
+from odsg_lightning.types import LocalGradient
 
 if TYPE_CHECKING:  # the protocol belongs to the detectors; the mathematics only needs its shape
     from odsg_lightning.detectors.protocol import Detector, Linearization

@@ -4,10 +4,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from odsg_lightning.types import BOX_PARAMETERS
-
-REGIONS = ("edge", "middle", "opposite")
-"""The thirds of an object as a box parameter sees them: its own edge, the middle, the opposite edge."""
+from odsg_lightning.names import BOX_PARAMETERS, REGIONS
 
 
 def binarise(maps: Tensor, blur_sigma: float = 2.0, threshold: float = 0.32) -> Tensor:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.early_stop import FEWEST_MATCHED, has_settled
 from odsg_lightning.saliency.gradients import linearize_each
 from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.noise import noisy_images
 from odsg_lightning.saliency.options import Engine, Precision, check_tolerance
-from odsg_lightning.types import PARAMETERS, Detections, LocalGradient, ObjectSaliency
+from odsg_lightning.types import Detections, LocalGradient, ObjectSaliency
 
 if TYPE_CHECKING:
     from odsg_lightning.detectors.protocol import Detector

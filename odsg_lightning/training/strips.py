@@ -6,9 +6,10 @@ import numpy as np
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.loop import AuditedObject, audited_indices
-from odsg_lightning.metrics.iof import IOF_NAMES, intersection_over_foreground
+from odsg_lightning.metrics.iof import intersection_over_foreground
+from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES
 from odsg_lightning.saliency.masks import binarise
-from odsg_lightning.types import BOX_PARAMETERS, AuditSample
+from odsg_lightning.types import AuditSample
 from odsg_lightning.viz.strip import object_strip
 
 

@@ -5,8 +5,8 @@ from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
 from odsg_lightning.audit.loop import AuditedObject
-from odsg_lightning.metrics.iof import IOF_NAMES, SUMMARY_NAMES, IntersectionOverForeground
-from odsg_lightning.types import PARAMETERS
+from odsg_lightning.metrics.iof import IntersectionOverForeground
+from odsg_lightning.names import IOF_NAMES, PARAMETERS, SUMMARY_NAMES
 
 _COUNTS = ("objects", "paired", "undefined", "matched", "passes")
 

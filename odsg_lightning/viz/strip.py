@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from odsg_lightning.types import PARAMETERS
+from odsg_lightning.names import PARAMETERS
 from odsg_lightning.viz.window import Window, extent_of, window_around
 
 Pixels = NDArray[np.uint8]
@@ -55,7 +55,7 @@ def object_strip(
 
     Args:
         image: ``[3, H, W]`` RGB, 0 to 255.
-        maps: ``[5, H, W]`` saliency, in the order of :data:`~odsg_lightning.types.PARAMETERS`; a map that is not finite
+        maps: ``[5, H, W]`` saliency, in the order of :data:`~odsg_lightning.names.PARAMETERS`; a map that is not finite
             or zero everywhere is undefined. None if there are none.
         foreground: ``[5, H, W]`` bool, the binarised maps, or None.
         ground_truth_box: ``[4]`` XYXY in pixels, or None.

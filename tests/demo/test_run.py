@@ -4,7 +4,7 @@ from helpers.runs import EVERY_TAG, read_events
 from PIL import Image
 
 from odsg_lightning.demo import run
-from odsg_lightning.types import BOX_PARAMETERS
+from odsg_lightning.names import BOX_PARAMETERS
 
 
 @pytest.mark.slow

@@ -9,10 +9,10 @@ from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.audit.loop import audit, pair_detections
 from odsg_lightning.detectors.build import build_detector, load_config
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
+from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.gradients import linearize
 from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.smoothgrad import smoothgrad
-from odsg_lightning.types import PARAMETERS
 
 CONFIDENT = AuditConfig(score_threshold=0.3)
 

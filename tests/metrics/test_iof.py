@@ -8,13 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from odsg_lightning.metrics.iof import (
-    IOF_NAMES,
-    IntersectionOverForeground,
-    intersection_over_foreground,
-    share_in_region,
-)
-from odsg_lightning.types import PARAMETERS
+from odsg_lightning.metrics.iof import IntersectionOverForeground, intersection_over_foreground, share_in_region
+from odsg_lightning.names import IOF_NAMES, PARAMETERS
 
 
 def square_object(size=30):

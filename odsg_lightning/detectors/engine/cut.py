@@ -22,8 +22,9 @@ from odsg_lightning.detectors.engine.pixels import PixelNormalisation
 from odsg_lightning.detectors.engine.redo import Jacobian
 from odsg_lightning.detectors.engine.window import Unsupported, Window
 from odsg_lightning.detectors.protocol import Linearization
+from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.matching import match_one_to_one
-from odsg_lightning.types import PARAMETERS, Detections, LocalGradient
+from odsg_lightning.types import Detections, LocalGradient
 
 
 class Head(Protocol):

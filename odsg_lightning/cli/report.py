@@ -1,0 +1,7 @@
+"""``odsg report``."""
+
+from typing import Any
+
+
+def add(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is private
+    """Describe the subcommands."""
