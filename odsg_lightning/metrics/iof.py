@@ -72,8 +72,8 @@ class IntersectionOverForeground(Metric):
     """Mean :func:`intersection_over_foreground` over objects, with the values of each object kept.
 
     ``compute()`` returns a dict of scalars: the 17 names of ``names.IOF_NAMES``, and the summaries ``object``,
-    ``edge``, ``middle`` and ``opposite``: the mean over objects of the mean of the object's defined box maps. An undefined value
-    is left out of every mean; a mean of nothing is NaN.
+    ``edge``, ``middle`` and ``opposite``: the mean over objects of the mean of the object's defined box maps. An
+    undefined value is left out of every mean; a mean of nothing is NaN.
 
     Args:
         blur_sigma: standard deviation of the blur before binarising, in pixels.
