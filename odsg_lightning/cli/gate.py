@@ -1,7 +1,130 @@
 """``odsg gate``, ``odsg baseline`` and ``odsg calibrate``."""
 
+import argparse
+import os
+import sys
+from pathlib import Path
 from typing import Any
+
+_EXIT_CODES = "exit code: 0 pass, 1 regression, 2 wrong usage, 3 not comparable or broken input"
 
 
 def add(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is private
     """Describe the subcommands."""
+    gate = subcommands.add_parser("gate", help="refuse a candidate whose audit is worse", epilog=_EXIT_CODES)
+    gate.add_argument("baseline", type=Path, help="accepted record: see odsg baseline accept")
+    gate.add_argument("candidate", type=Path, help="record of the candidate: see odsg audit")
+    gate.add_argument("--config", type=Path, metavar="gate.yaml", help="margins, floors and levels of the checks")
+    gate.add_argument("--strict", action="store_true", help="inconclusive fails, too")
+    gate.add_argument("--ignore-seed", action="store_true", help="compare audits under different seeds")
+    gate.add_argument("--json", type=Path, metavar="FILE", help="write the result for programs")
+    gate.add_argument("--junit", type=Path, metavar="FILE", help="write the result for the test tab of CI")
+    gate.add_argument("--strips", type=Path, metavar="FOLDER", help="write pictures of the objects that fell most")
+    gate.set_defaults(run=_gate)
+
+    baseline = subcommands.add_parser("baseline", help="accept an audit as the baseline of the gate")
+    accept = baseline.add_subparsers(metavar="accept", required=True).add_parser(
+        "accept", help="accept a record, with the reason; refused in CI"
+    )
+    accept.add_argument("candidate", type=Path, help="record of the candidate: see odsg audit")
+    accept.add_argument("-o", "--output", type=Path, required=True, help="the baseline; its history of reasons is kept")
+    accept.add_argument("--reason", required=True, help="why it is right, for whoever reads it in a year")
+    accept.add_argument("--without-maps", action="store_true", help="do not copy the maps beside the record")
+    accept.add_argument("--reset", action="store_true", help="replace a baseline that was audited in another way")
+    accept.set_defaults(run=_accept)
+
+    calibrate = subcommands.add_parser("calibrate", help="measure the noise of the seeds and propose margins")
+    calibrate.add_argument("records", type=Path, nargs="+", help="audits of one checkpoint under different seeds")
+    calibrate.add_argument("-o", "--output", type=Path, metavar="gate.yaml", help="write the margins for odsg gate")
+    calibrate.add_argument("--force", action="store_true", help="overwrite that file")
+    calibrate.set_defaults(run=_calibrate)
+
+
+def _gate(options: argparse.Namespace) -> int:
+    from odsg_lightning.audit.files import BrokenInputError
+    from odsg_lightning.audit.gate import GateConfig, GateResult, compare_files, read_gate_config
+    from odsg_lightning.audit.gate.outputs.as_json import write_json
+    from odsg_lightning.audit.gate.outputs.junit import write_junit
+    from odsg_lightning.audit.gate.outputs.strips import with_strips
+    from odsg_lightning.audit.gate.outputs.summary import append_summary
+    from odsg_lightning.audit.gate.outputs.terminal import print_result
+    from odsg_lightning.audit.gate.text import plain
+
+    baseline, candidate, strict = options.baseline, options.candidate, options.strict
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    _refuse_overwriting([baseline, candidate, options.config], [options.json, options.junit])
+    config = read_gate_config(options.config) if options.config else GateConfig()
+    result = compare_files(baseline, candidate, config, ignore_seed=options.ignore_seed)
+    if options.strips and result.checks:
+        try:
+            result = with_strips(result, baseline, candidate, options.strips)
+        except BrokenInputError as error:
+            result = GateResult("not comparable", reasons=(str(error),), sides=result.sides)
+    print_result(result, strict)
+    for reason in result.reasons:
+        print(f"odsg: error: {plain(reason, 2000)}", file=sys.stderr)
+    if options.json:
+        write_json(result, options.json, strict)
+    if options.junit:
+        write_junit(result, options.junit, strict)
+    if summary:
+        append_summary(result, Path(summary), strict)
+    return result.exit_code(strict)
+
+
+def _refuse_overwriting(inputs: list[Path | None], outputs: list[Path | None]) -> None:
+    taken = {os.path.realpath(path) for path in inputs if path is not None}
+    for path in outputs:
+        if path is None:
+            continue
+        if os.path.realpath(path) in taken:
+            raise ValueError(f"Expected another file than those that are read or written already, but got {path}.")
+        taken.add(os.path.realpath(path))
+
+
+def _accept(options: argparse.Namespace) -> int:
+    from odsg_lightning.audit.baseline import accept_baseline
+    from odsg_lightning.audit.gate.text import number
+
+    if os.environ.get("CI", "").lower() not in ("", "false", "0"):
+        raise ValueError("A baseline is accepted by a person who has looked at it, not in CI (the variable CI is set).")
+    accepted = accept_baseline(
+        options.candidate,
+        options.output,
+        options.reason,
+        with_maps=not options.without_maps,
+        reset=options.reset,
+    )
+    print(f"Accepted {options.candidate} as {options.output}.")
+    for index, name in enumerate(("iof/object", "coverage")):
+        before = f"{number(accepted.before[index])} -> " if accepted.before else ""
+        print(f"  {name}: {before}{number(accepted.after[index])}")
+    return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from odsg_lightning.audit.calibrate import calibrate, calibrated_config
+    from odsg_lightning.audit.files import write_text
+    from odsg_lightning.audit.gate.config_file import gate_config_text
+    from odsg_lightning.audit.gate.text import number
+    from odsg_lightning.audit.record import read_record
+
+    if options.output and not options.force and os.path.lexists(options.output):
+        raise ValueError(f"Expected no file at {options.output}, but there is one: --force overwrites it.")
+    records = {str(path): read_record(path) for path in options.records}
+    rows = calibrate(records)
+    if len(records) == 2:
+        print("Warning: two records say little about the noise: make three or more.", file=sys.stderr)
+    print(f"{'check':<20} {'sd':>7} {'largest drop':>13} {'proposed margin':>16}")
+    for row in rows:
+        print(f"{row.check:<20} {number(row.sd):>7} {number(row.largest_drop):>13} {number(row.proposed):>16}")
+    advice = (
+        "These margins cover the noise of the seeds alone.\n"
+        "Widen those of changes that you would accept in a retrained model."
+    )
+    print(advice)
+    if options.output:
+        comment = f"Margins for `odsg gate`, proposed by `odsg calibrate` from {len(records)} audits.\n{advice}"
+        write_text(options.output, gate_config_text(calibrated_config(rows), comment))
+        print(f"Written: {options.output}")
+    return 0

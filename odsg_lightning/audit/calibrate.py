@@ -1,0 +1,109 @@
+"""Margins from the noise of the seeds: audits of one checkpoint that differ in the seed should pass each other."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+import numpy as np
+
+from odsg_lightning.audit.files import BrokenInputError
+from odsg_lightning.audit.gate.comparable import differences
+from odsg_lightning.audit.gate.comparison import compare
+from odsg_lightning.audit.gate.config import CHECKS, GateConfig, Margin
+from odsg_lightning.audit.gate.result import CheckResult
+from odsg_lightning.audit.gate.values import check_values, mean_or_none
+from odsg_lightning.audit.record import AuditRecord
+
+_HEADROOM = 1.5
+_STEP, _LEAST = 0.005, 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The noise of one check.
+
+    Attributes:
+        check: its name; ``categories`` for the widest of all categories.
+        sd: standard deviation of the records' means between seeds; None for ``categories``, and without data.
+        largest_drop: of the mean, from any record to any other.
+        proposed: margin with which every pair passes, times 1.5; None without data.
+    """
+
+    check: str
+    sd: float | None
+    largest_drop: float | None
+    proposed: float | None
+
+
+def calibrate(records: Mapping[str, AuditRecord], config: GateConfig | None = None) -> list[Calibration]:
+    """Measure the noise of every check.
+
+    Args:
+        records: by the name of their file, at least two, of one checkpoint; they differ in the seed only. Three and
+            more say how much the noise itself varies.
+        config: confidence, resamples and the size of categories; None for the defaults.
+
+    Raises:
+        ValueError: there are fewer than two.
+        BrokenInputError: they are not of one checkpoint, or differ in more than the seed, or share one.
+    """
+    if len(records) < 2:
+        raise ValueError(f"Expected at least two records of one checkpoint, better three, but got {len(records)}.")
+    _check_alike(records)
+    config = config or GateConfig()
+    everything = replace(
+        config,
+        checks={name: replace(rule, floor=None, level="warn") for name, rule in config.checks.items()},
+        categories=replace(config.categories, level="warn"),
+    )
+    results = [compare(*pair, everything, ignore_seed=True).checks for pair in permutations(records.values(), 2)]
+    means = [{name: mean_or_none(values) for name, values in check_values(r).items()} for r in records.values()]
+    rows = []
+    for name in CHECKS:
+        found = [mean for mean in (one[name] for one in means) if mean is not None]
+        sd = float(np.std(found, ddof=1)) if len(found) > 1 else None
+        rows.append(_row(name, sd, [check for checks in results for check in checks if check.name == name]))
+    categories = [check for checks in results for check in checks if check.p is not None]
+    return [*rows, _row("categories", None, categories)] if categories else rows
+
+
+def calibrated_config(rows: Sequence[Calibration], config: GateConfig | None = None) -> GateConfig:
+    """Return the configuration with the proposed margins; a check without one keeps its own."""
+    config = config or GateConfig()
+    margins = {row.check: Margin(row.proposed) for row in rows if row.proposed is not None}
+    return replace(
+        config,
+        checks={name: replace(rule, margin=margins.get(name, rule.margin)) for name, rule in config.checks.items()},
+        categories=replace(config.categories, margin=margins.get("categories", config.categories.margin)),
+    )
+
+
+def _check_alike(records: Mapping[str, AuditRecord]) -> None:
+    names = list(records)
+    first = records[names[0]]
+    for name in names:
+        checkpoint = records[name].provenance["checkpoint_sha256"]
+        if checkpoint is None or checkpoint != first.provenance["checkpoint_sha256"]:
+            got = "says of none what it is" if checkpoint is None else f"is of another than {names[0]}"
+            raise BrokenInputError(
+                f"Expected audits of one checkpoint, made by `odsg audit` with several --seed, but {name} {got}."
+            )
+        reasons = differences(first, records[name], ignore_seed=True)
+        if reasons:
+            raise BrokenInputError(f"Expected records that differ in the seed only, but {name}: {reasons[0]}")
+    seeds = [record.fingerprint["seed"] for record in records.values()]
+    if len(set(seeds)) < len(seeds):
+        raise BrokenInputError(f"Expected each record to have a seed of its own, but got {sorted(seeds)}.")
+
+
+def _row(name: str, sd: float | None, checks: Sequence[CheckResult]) -> Calibration:
+    changes = [check.change for check in checks if check.change is not None]
+    if not changes:
+        return Calibration(name, sd, None, None)
+    needed = max(0.0, *(-check.lower for check in checks if check.lower is not None))
+    return Calibration(name, sd, max(0.0, -min(changes)), min(1.0, max(_LEAST, _rounded_up(needed * _HEADROOM))))
+
+
+def _rounded_up(margin: float) -> float:
+    return round(math.ceil(margin / _STEP - 1e-9) * _STEP, 3)

@@ -1,0 +1,114 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers.records import as_undefined, dropped, make_record, with_rows
+
+from odsg_lightning.audit.calibrate import calibrate, calibrated_config
+from odsg_lightning.audit.files import BrokenInputError
+from odsg_lightning.audit.gate import GateConfig, Margin, Rule, compare
+from odsg_lightning.audit.gate.config import CHECKS
+
+
+def seeds(count, **settings):
+    noise = {"seed_sd": 0.08, "missed": 0.05}
+    return {f"seed_{seed}.json": make_record(audit_seed=seed, **(noise | settings)) for seed in range(count)}
+
+
+def row(rows, name):
+    (found,) = [one for one in rows if one.check == name]
+    return found
+
+
+def test_noise_and_margin_by_hand():
+    """Three audits that differ by a constant: the largest drop is 0.06, its interval has no width."""
+    quiet = {"missed": 0, "image_sd": 0, "object_sd": 0}
+    records = {
+        str(seed): replace(dropped(make_record(**quiet), drop), fingerprint=make_record(audit_seed=seed).fingerprint)
+        for seed, drop in enumerate([0.0, 0.02, 0.06])
+    }
+    found = row(calibrate(records), "iof/object")
+    assert found.sd == pytest.approx(np.std([0.0, 0.02, 0.06], ddof=1))
+    assert found.largest_drop == pytest.approx(0.06)
+    assert found.proposed == 0.09
+    coverage = row(calibrate(records), "coverage")
+    assert (coverage.sd, coverage.largest_drop, coverage.proposed) == (0, 0, 0.01)
+
+
+def test_every_pair_passes_outright_with_the_proposed_margins():
+    records = seeds(3)
+    rows = calibrate(records)
+    config = calibrated_config(rows)
+    everything = replace(config, checks={name: replace(rule, level="error") for name, rule in config.checks.items()})
+    for one in records.values():
+        for other in records.values():
+            result = compare(one, other, everything, ignore_seed=True)
+            assert {check.verdict for check in result.checks} == {"pass"}
+    assert {one.check for one in rows} == {*CHECKS, "categories"}
+    assert all(round(one.proposed / 0.005) == pytest.approx(one.proposed / 0.005) for one in rows)
+
+
+def test_each_pair_is_measured_both_ways():
+    records = seeds(3)
+    turned = dict(reversed(records.items()))
+    there, back = ([(one.check, one.proposed) for one in calibrate(given)] for given in (records, turned))
+    assert there == back
+
+
+def test_the_margin_is_no_wider_than_said():
+    """Two thirds of it, less a step of rounding, is too narrow for some pair."""
+    records = seeds(3)
+    for name in ("iof/object", "iof/x_min/edge", "match_rate"):
+        proposed = row(calibrate(records), name).proposed
+        narrow = GateConfig(checks={name: Rule(Margin((proposed - 0.005) / 1.5 - 1e-6))})
+        verdicts = {
+            check.verdict
+            for one in records.values()
+            for other in records.values()
+            for check in compare(one, other, narrow, ignore_seed=True).checks
+            if check.name == name
+        }
+        assert verdicts != {"pass"}
+
+
+def test_more_noise_proposes_more():
+    narrow, wide = (row(calibrate(seeds(3, seed_sd=sd)), "iof/object").proposed for sd in (0.02, 0.2))
+    assert narrow < wide
+
+
+def test_few_images_are_covered_too():
+    records = seeds(2, n_images=3)
+    config = calibrated_config(calibrate(records))
+    one, other = records.values()
+    assert compare(one, other, config, ignore_seed=True).verdict == "pass"
+    assert compare(other, one, config, ignore_seed=True).verdict == "pass"
+
+
+def test_a_check_without_data_keeps_its_margin():
+    records = {name: with_rows(one, lambda r: as_undefined(r, ["score"])) for name, one in seeds(2).items()}
+    rows = calibrate(records)
+    assert row(rows, "iof/score/object").proposed is None
+    config = calibrated_config(rows)
+    assert config.checks["iof/score/object"] == GateConfig().checks["iof/score/object"]
+    assert config.checks["iof/object"].level == "error"
+    assert config.checks["iof/x_min/middle"].level == "off"
+
+
+def test_records_that_are_not_of_one_checkpoint_are_refused():
+    records = seeds(3)
+    other = records["seed_1.json"]
+    provenance = {**other.provenance, "checkpoint_sha256": "d" * 64}
+    with pytest.raises(BrokenInputError, match=r"seed_1.json is of another than seed_0.json"):
+        calibrate(records | {"seed_1.json": replace(other, provenance=provenance)})
+    with pytest.raises(BrokenInputError, match=r"seed_1.json says of none"):
+        calibrate(records | {"seed_1.json": replace(other, provenance={**provenance, "checkpoint_sha256": None})})
+
+
+def test_records_that_differ_in_more_than_the_seed_are_refused():
+    records = seeds(3)
+    with pytest.raises(BrokenInputError, match=r"seed_2.json: The audits differ in sigma"):
+        calibrate(records | {"seed_2.json": make_record(audit_seed=2, fingerprint={"sigma": 0.1})})
+    with pytest.raises(BrokenInputError, match="seed of its own"):
+        calibrate(records | {"again.json": make_record(audit_seed=1)})
+    with pytest.raises(ValueError, match="at least two records"):
+        calibrate(seeds(1))

@@ -1,0 +1,173 @@
+"""Synthetic audit records: a world of objects of differing difficulty, and audits of it that differ as seeds do."""
+
+import io
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from odsg_lightning.audit.config import AuditConfig
+from odsg_lightning.audit.files import sha256_of
+from odsg_lightning.audit.maps_file import ObjectMaps, maps_writer
+from odsg_lightning.audit.record import AuditRecord, ObjectRow, write_record
+from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, PARAMETERS
+
+SHARES = {"object": 1.0, "edge": 0.5, "middle": 0.35, "opposite": 0.15}
+"""Of an object's share, how much lies in each third."""
+
+
+def make_record(
+    n_images: int = 20,
+    objects_per_image: int = 3,
+    seed: int = 0,
+    *,
+    iof: float = 0.6,
+    missed: float = 0.1,
+    undefined: float = 0.0,
+    categories: Sequence[str] = ("cat", "dog"),
+    image_sd: float = 0.06,
+    object_sd: float = 0.08,
+    audit_seed: int = 0,
+    seed_sd: float = 0.0,
+    match_rate: float = 0.9,
+    fingerprint: dict[str, Any] | None = None,
+    **parts: Any,
+) -> AuditRecord:
+    """An audit of a world.
+
+    Args:
+        n_images: with ids 1, 2, ...
+        objects_per_image: annotation ids run through all images.
+        seed: of the world: the same seed, the same objects of the same difficulty.
+        iof: mean share of a map on its object.
+        missed: share of objects that are missed, the same ones in every audit of the world.
+        undefined: share of the detected objects whose x_min map is undefined.
+        categories: in turn over the objects.
+        image_sd: how much the images' means differ.
+        object_sd: how much the objects of one image differ.
+        audit_seed: of the noise of the audit; 0 for the fingerprint's ``seed``, too.
+        seed_sd: how much an object's value differs between two audits, beside what is common to its image (a third).
+        match_rate: share of passes in which a detection is found again.
+        fingerprint: entries that differ from the usual ones.
+        **parts: of :class:`AuditRecord`.
+    """
+    world, noise = np.random.default_rng(seed), np.random.default_rng((seed, audit_seed, 7))
+    count = n_images * objects_per_image
+    image = np.repeat(np.arange(n_images), objects_per_image)
+    truth = iof + image_sd * world.standard_normal(n_images)[image] + object_sd * world.standard_normal(count)
+    easy, blank = world.random(count), world.random(count) < undefined
+    measured = truth + seed_sd * (noise.standard_normal(n_images)[image] / 3 + noise.standard_normal(count))
+    per_map = measured[:, None] + seed_sd * noise.standard_normal((count, len(PARAMETERS))) / 2
+    passes = noise.binomial(20, match_rate, count) if match_rate < 1 else np.full(count, 20)
+    rows = []
+    for index in range(count):
+        base = ObjectRow(
+            image_id=int(image[index]) + 1,
+            annotation_id=index + 1,
+            file_name=f"image_{image[index] + 1:05d}.jpg",
+            category=categories[index % len(categories)],
+        )
+        if easy[index] < missed:
+            rows.append(base)
+            continue
+        values = dict(zip(PARAMETERS, np.clip(per_map[index], 0, 1), strict=True))
+        shares = {name: round(float(values[_parameter(name)] * SHARES[name.split("/")[1]]), 6) for name in IOF_NAMES}
+        if blank[index]:
+            shares |= {name: None for name in IOF_NAMES if name.startswith("x_min/")}
+        rows.append(
+            replace(
+                base,
+                iou=0.8,
+                score=0.95,
+                box=(10.0, 20.0, 60.0, 80.0),
+                matched_passes=int(passes[index]),
+                n_samples=20,
+                iof=shares,
+            )
+        )
+    provenance = {
+        "checkpoint": "model.ckpt",
+        "checkpoint_sha256": "c" * 64,
+        "step": None,
+        "git_commit": None,
+        "git_dirty": None,
+        "versions": {"odsg_lightning": "0.1.0"},
+    }
+    told = {"audit_set": "a" * 64, **AuditConfig(seed=audit_seed).measured} | (fingerprint or {})
+    return AuditRecord(**({"fingerprint": told, "provenance": provenance, "objects": tuple(rows)} | parts))
+
+
+def with_rows(record: AuditRecord, change: Callable[[ObjectRow], ObjectRow]) -> AuditRecord:
+    """The record with every row changed."""
+    return replace(record, objects=tuple(change(row) for row in record.objects))
+
+
+def as_missed(row: ObjectRow) -> ObjectRow:
+    """The same object, not detected."""
+    return ObjectRow(row.image_id, row.annotation_id, row.file_name, row.category)
+
+
+def as_undefined(row: ObjectRow, parameters: Sequence[str] = BOX_PARAMETERS) -> ObjectRow:
+    """The same object with these maps undefined."""
+    if row.iof is None:
+        return row
+    return replace(row, iof={n: None if _parameter(n) in parameters else value for n, value in row.iof.items()})
+
+
+def shifted(row: ObjectRow, drop: float, names: Sequence[str] = IOF_NAMES) -> ObjectRow:
+    """The same object with these values lower by ``drop``, within 0 to 1."""
+    if row.iof is None:
+        return row
+    values = dict(row.iof)
+    for name in names:
+        old = values[name]
+        values[name] = None if old is None else min(max(old - drop, 0.0), 1.0)
+    return replace(row, iof=values)
+
+
+def dropped(record: AuditRecord, drop: float, names: Sequence[str] = IOF_NAMES) -> AuditRecord:
+    """The record with every object's values lower."""
+    return with_rows(record, lambda row: shifted(row, drop, names))
+
+
+def as_baseline(record: AuditRecord, reason: str = "first model") -> AuditRecord:
+    """The record, accepted."""
+    one = {"reason": reason, "date": "2026-01-01", "record_sha256": record.content_sha256}
+    return replace(record, accepted=(one,))
+
+
+def write_with_maps(record: AuditRecord, path: Path, colour: tuple[int, int, int] = (90, 140, 200)) -> AuditRecord:
+    """Write a record and, beside it, maps and a plain strip of each detected object; return the record as written."""
+    beside = path.with_suffix(".maps.npz")
+    side = 6
+    with maps_writer(beside) as writer:
+        for row in record.objects:
+            if not row.missed:
+                maps = np.random.default_rng(row.annotation_id).random((5, side, side)).astype(np.float16)
+                writer.add(row.key, ObjectMaps(maps, maps > 0.5, webp(colour)))
+    record = replace(record, maps={"file": beside.name, "sha256": sha256_of(beside)})
+    write_record(record, path)
+    return record
+
+
+def webp(colour: tuple[int, int, int], size: tuple[int, int] = (110, 28)) -> bytes:
+    """A plain picture."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "WEBP", lossless=True)
+    return buffer.getvalue()
+
+
+def bomb_npz(path: Path) -> None:
+    """Maps whose header claims more than any audit writes."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f2", "fortran_order": False, "shape": (5, 50000, 50000)})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("1_1.maps.npy", header.getvalue())
+
+
+def _parameter(name: str) -> str:
+    return name.partition("/")[0]
