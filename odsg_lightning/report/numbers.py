@@ -1,0 +1,100 @@
+"""What the page's tables and figures say of a record, from the values of its objects."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from odsg_lightning.audit.record import AuditRecord
+from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, REGIONS
+
+SUMMARY = (
+    ("Object IOF", "share of the box maps on the object"),
+    ("Edge IOF", "on the third at the parameter's own edge"),
+    ("Middle IOF", "on the middle third"),
+    ("Opposite IOF", "on the third across"),
+    ("Coverage", "objects detected, of all"),
+    ("Match rate", "noisy passes in which a detection is found again"),
+    ("AP50", "average precision at IoU 0.5"),
+    ("AP", "average precision, COCO's mean"),
+)
+"""The shares of the summary and what they mean, in the order of :attr:`Numbers.summary`."""
+
+COUNTS = (
+    ("Objects", "in the audit set"),
+    ("Missed", "without a paired detection"),
+    ("Undefined maps", "all zero or not finite, left out of every mean"),
+)
+"""The counts of the summary, in the order of :attr:`Numbers.counts`."""
+
+DRIFT = ("drift", "drift_ref", "drift_floor")
+"""Against the previous audit, against the reference, and between two seeds of one audit."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The values of one record.
+
+    Attributes:
+        record: the record.
+    """
+
+    record: AuditRecord
+
+    @cached_property
+    def values(self) -> dict[str, NDArray[np.float64]]:
+        """Of each of ``names.IOF_NAMES`` the values of the detected objects ``[N]``, NaN where undefined."""
+        rows = [row.iof for row in self.record.objects if row.iof is not None]
+        table = np.array([[row[name] for name in IOF_NAMES] for row in rows], dtype=np.float64)
+        return dict(zip(IOF_NAMES, table.reshape(-1, len(IOF_NAMES)).T, strict=True))
+
+    def defined(self, name: str) -> NDArray[np.float64]:
+        """Return the values of one name ``[N]`` without the undefined ones."""
+        return self.values[name][~np.isnan(self.values[name])]
+
+    def iof(self, region: str) -> float | None:
+        """Return the mean over objects of the mean of the object's defined box maps; None if none is defined."""
+        table = np.stack([self.values[f"{parameter}/{region}"] for parameter in BOX_PARAMETERS])
+        defined = (~np.isnan(table)).sum(axis=0)
+        means = np.nansum(table, axis=0)[defined > 0] / defined[defined > 0]
+        return float(means.mean()) if len(means) else None
+
+    @property
+    def coverage(self) -> float:
+        """Share of the objects that were detected."""
+        return sum(not row.missed for row in self.record.objects) / len(self.record.objects)
+
+    @property
+    def match_rate(self) -> float | None:
+        """Share of the noisy passes in which a detection was found again; None if nothing was detected."""
+        passes = sum(row.n_samples or 0 for row in self.record.objects)
+        return sum(row.matched_passes or 0 for row in self.record.objects) / passes if passes else None
+
+    def precision(self, name: str) -> float | None:
+        """Return ``map`` or ``map_50`` as the Trainer logged it; None if it did not, or had nothing to measure."""
+        logged = [self.record.metrics.get(f"{stage}/{name}") for stage in ("val", "test")]
+        # COCO's -1: there was no object to find.
+        return next((value for value in logged if value is not None and value >= 0), None)
+
+    def drift(self, kind: str, measure: str) -> float | None:
+        """Return the mean over the box parameters of what was logged of the maps' drift; None if nothing was."""
+        return _mean(self.record.metrics, [f"{kind}/{parameter}/{measure}" for parameter in BOX_PARAMETERS])
+
+    @property
+    def summary(self) -> list[float | None]:
+        """The values of :data:`SUMMARY`."""
+        means = [self.iof(region) for region in ("object", *REGIONS)]
+        return [*means, self.coverage, self.match_rate, self.precision("map_50"), self.precision("map")]
+
+    @property
+    def counts(self) -> list[int]:
+        """The values of :data:`COUNTS`."""
+        rows = self.record.objects
+        return [len(rows), sum(row.missed for row in rows), sum(len(row.undefined) for row in rows)]
+
+
+def _mean(metrics: Mapping[str, float | None], names: list[str]) -> float | None:
+    found = [value for name in names if (value := metrics.get(name)) is not None]
+    return sum(found) / len(found) if found else None

@@ -1,0 +1,98 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers.records import as_missed, as_undefined, make_record, with_rows
+
+from odsg_lightning.metrics.iof import IntersectionOverForeground
+from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, SUMMARY_NAMES
+from odsg_lightning.report.figures import curves, distributions, drawn
+from odsg_lightning.report.numbers import Numbers
+
+
+def with_object_iof(*shares: tuple[float | None, ...]):
+    """One object for each tuple of the four box maps' share on the object."""
+    record = make_record(len(shares), 1, missed=0.0)
+    rows = []
+    for row, values in zip(record.objects, shares, strict=True):
+        told = {f"{parameter}/object": value for parameter, value in zip(BOX_PARAMETERS, values, strict=True)}
+        rows.append(replace(row, iof={**row.iof, **told}))
+    return replace(record, objects=tuple(rows))
+
+
+def test_the_mean_over_objects_of_the_mean_of_the_defined_maps_by_hand():
+    numbers = Numbers(with_object_iof((0.2, 0.4, 0.6, 0.8), (0.1, None, None, 0.3), (None, None, None, None)))
+    assert numbers.iof("object") == pytest.approx((0.5 + 0.2) / 2)
+
+
+@pytest.mark.parametrize("region", SUMMARY_NAMES)
+def test_means_are_those_that_training_logs(region):
+    record = make_record(9, 3, missed=0.2, undefined=0.3)
+    metric = IntersectionOverForeground()
+    rows = [row.iof for row in record.objects if row.iof is not None]
+    table = [[np.nan if row[name] is None else row[name] for name in IOF_NAMES] for row in rows]
+    metric.flat_values.append(torch.tensor(table).flatten())
+    metric._update_count = 1
+    assert Numbers(record).iof(region) == pytest.approx(float(metric.compute()[region]), abs=1e-6)
+
+
+def test_counts_and_shares_by_hand():
+    record = make_record(2, 2, missed=0.0, match_rate=1.0)
+    rows = list(record.objects)
+    rows[0], rows[1] = as_missed(rows[0]), as_undefined(replace(rows[1], matched_passes=5), ("x_min", "score"))
+    numbers = Numbers(replace(record, objects=tuple(rows)))
+    assert numbers.counts == [4, 1, 2]
+    assert numbers.coverage == 0.75
+    assert numbers.match_rate == (5 + 20 + 20) / 60
+    assert len(numbers.defined("x_min/edge")) == 2
+    assert len(numbers.defined("y_min/edge")) == 3
+
+
+def test_nothing_detected_has_no_values():
+    record = with_rows(make_record(2), as_missed)
+    numbers = Numbers(record)
+    assert numbers.summary == [None, None, None, None, 0.0, None, None, None]
+    assert distributions(["A"], [numbers])[0].quartiles is None
+
+
+def test_average_precision_as_logged_in_validation_or_test():
+    def precision(**metrics):
+        return Numbers(replace(make_record(2), metrics={k.replace("_", "/", 1): v for k, v in metrics.items()}))
+
+    assert precision(val_map_50=0.9, test_map_50=0.1).precision("map_50") == 0.9
+    assert precision(test_map=0.4).precision("map") == 0.4
+    assert precision(val_map=-1.0).precision("map") is None  # COCO: there was no object
+    assert precision(val_map=None).precision("map") is None
+
+
+def test_the_table_holds_quartiles_of_every_record():
+    one, other = Numbers(make_record(9)), Numbers(make_record(9, seed=1))
+    rows = distributions(["A", "B"], [one, other])
+    assert [(row.name, row.letter) for row in rows[:2]] == [(IOF_NAMES[0], "A"), (IOF_NAMES[0], "B")]
+    assert len(rows) == 2 * len(IOF_NAMES)
+    assert rows[1].quartiles == pytest.approx(np.quantile(other.defined(IOF_NAMES[0]), [0.25, 0.5, 0.75]))
+
+
+@pytest.mark.parametrize(("count", "indices"), [(1, [0]), (3, [0, 1, 2]), (11, [0, 2, 4, 6, 8, 10])])
+def test_violins_are_thinned_out_evenly(count, indices):
+    assert drawn(count) == indices
+
+
+def at_step(step: int | None, **metrics: float):
+    record = make_record(3)
+    return Numbers(replace(record, provenance={**record.provenance, "step": step}, metrics=metrics))
+
+
+def test_curves_need_two_steps():
+    assert curves(["A"], [at_step(1)]) is None
+    assert curves(["A", "B"], [at_step(1), at_step(None)]) is None
+    assert curves(["A", "B"], [at_step(1), at_step(1)]) is None
+
+
+def test_curves_go_by_step_and_leave_out_what_was_not_logged():
+    drift = {f"drift/{parameter}/pearson": 0.1 * index for index, parameter in enumerate(BOX_PARAMETERS)}
+    found = curves(["A", "B", "C"], [at_step(30, **drift), at_step(None), at_step(10)])
+    assert (found.steps, found.letters) == ([10, 30], ["C", "A"])
+    assert [panel.title for panel in found.panels] == ["IOF", "Drift"]
+    assert found.table["Drift, previous"] == [None, pytest.approx(0.15)]
