@@ -265,6 +265,13 @@ def test_demo_gets_its_arguments_and_gives_the_exit_code(monkeypatch):
     ]
 
 
+def test_a_message_cannot_command_the_terminal(tmp_path, capsys):
+    assert main(["report", str(tmp_path / "\x1b[2J.json"), "-o", str(tmp_path / "a.html")]) == 3
+    said = capsys.readouterr().err
+    assert "Expected an audit record at" in said
+    assert "\x1b" not in said
+
+
 def test_demo_knows_every_engine():
     assert get_args(Engine) == cli.demo._ENGINES  # written down twice: the command line imports no part of ours
 

@@ -81,8 +81,10 @@ def replaced(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; what is written there replaces ``path``, unless an error is raised.
 
     Raises:
-        ValueError: the folder does not exist, or cannot be written to.
+        ValueError: ``path`` is a folder, or its folder does not exist or cannot be written to.
     """
+    if path.is_dir():
+        raise ValueError(f"Expected to write a file {path}, but there is a folder. Choose another name.")
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}-", suffix=path.suffix)
     except OSError as error:

@@ -40,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("ODSG_DEBUG") == "1" or not _is_users(error):
             raise
-        print(f"odsg: error: {error}\n(ODSG_DEBUG=1 shows where it was raised.)", file=sys.stderr)
+        print(f"odsg: error: {_printable(str(error))}\n(ODSG_DEBUG=1 shows where it was raised.)", file=sys.stderr)
         return _BROKEN_INPUT if _is_broken_input(error) else _USAGE
 
 
@@ -85,6 +85,11 @@ def _is_users(error: Exception) -> bool:
 def _is_broken_input(error: Exception) -> bool:
     files = sys.modules.get("odsg_lightning.audit.files")  # whoever raised it has loaded it
     return files is not None and isinstance(error, files.BrokenInputError)
+
+
+def _printable(message: str) -> str:
+    """Replace what would command the terminal: a message may quote a file of unknown origin."""
+    return "".join(one if one.isprintable() or one == "\n" else "\ufffd" for one in message)
 
 
 def _exit_code(stop: SystemExit) -> int:

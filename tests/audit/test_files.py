@@ -79,6 +79,11 @@ def test_a_folder_that_is_not_there_is_told(tmp_path):
         write_text(tmp_path / "absent" / "out.json", "x")
 
 
+def test_a_folder_is_not_written_over(tmp_path):
+    with pytest.raises(ValueError, match="there is a folder"):
+        write_text(tmp_path, "x")
+
+
 def test_hash_of_json_depends_on_the_content_alone():
     assert sha256_of_json({"a": 1, "b": [1.5, None]}) == sha256_of_json(json.loads('{ "b": [1.5, null], "a": 1 }'))
     assert sha256_of_json({"a": 1}) != sha256_of_json({"a": 2})
