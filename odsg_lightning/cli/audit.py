@@ -1,7 +1,141 @@
 """``odsg audit-set`` and ``odsg audit``."""
 
+import argparse
+import sys
+from pathlib import Path
 from typing import Any
+
+_ENGINES = ("auto", "windowed", "cut", "autograd")  # of saliency/options.py
+_NUMBERS = {  # of audit/config.py
+    "n-samples": (int, 20, "noisy passes of SmoothGrad"),
+    "sigma": (float, 0.05, "standard deviation of the noise, relative to the pixel range"),
+    "seed": (int, 0, "of the noise"),
+    "score-threshold": (float, 0.9, "a detection must score above this to be paired with an object"),
+    "pair-iou": (float, 0.5, "least IoU of a detection with its object"),
+    "match-iou": (float, 0.7, "least IoU of a noisy detection with the clean one"),
+    "blur-sigma": (float, 2.0, "blur before binarising a map, in pixels"),
+    "threshold": (float, 0.32, "share of a map's maximum above which a pixel is foreground"),
+    "max-objects-per-image": (int, None, "audit only the first so many objects of an image"),
+    "tolerance": (float, None, "stop adding passes for an object when its map changes less than this"),
+}
 
 
 def add(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is private
     """Describe the subcommands."""
+    _add_audit_set(subcommands)
+    _add_audit(subcommands)
+
+
+def _add_audit_set(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is private
+    parser = subcommands.add_parser(
+        "audit-set",
+        help="choose the images of an audit once, balanced over the classes, and write them down with their hashes",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO file to choose from")
+    parser.add_argument("--images", type=Path, required=True, help="folder of its images")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the audit set to write, .json")
+    parser.add_argument("--count", type=int, default=16, help="number of images; fewer than 16 tell little")
+    parser.add_argument("--seed", type=int, default=0, help="which images")
+    parser.add_argument("--image-ids", type=int, nargs="+", metavar="ID", help="the images themselves, instead")
+    parser.add_argument(
+        "--masks", choices=["segmentation", "box"], default="segmentation", help="what maps must lie on"
+    )
+    parser.add_argument("--min-size", type=int, default=800, help="shorter edge as the detector sees an image, pixels")
+    parser.add_argument("--max-size", type=int, default=1333, help="upper limit of the longer edge, pixels")
+    parser.add_argument("--bad-records", choices=["error", "skip"], default="error", help="of the COCO file")
+    parser.add_argument("--force", action="store_true", help="overwrite the output if it is there")
+    parser.set_defaults(run=_run_audit_set)
+
+
+def _add_audit(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is private
+    parser = subcommands.add_parser(
+        "audit",
+        help="audit a checkpoint on an audit set: which pixels carry each number that it returns?",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("checkpoint", type=Path, help="Lightning .ckpt, or Detectron2 .pth or .pkl with --config")
+    parser.add_argument("--audit-set", type=Path, required=True, help="of `odsg audit-set`")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the record to write, .json")
+    parser.add_argument("--config", help="of a Detectron2 checkpoint: bare name or YAML file")
+    parser.add_argument("--num-classes", type=int, help="of a Detectron2 checkpoint; else that of the audit set")
+    parser.add_argument("--annotations", type=Path, help="the COCO file, if not where the audit set says")
+    parser.add_argument("--images", type=Path, help="folder of its images, if not there")
+    parser.add_argument("--method", choices=["smoothgrad", "gradient"], default="smoothgrad", help="how maps are made")
+    for name, (kind, default, text) in _NUMBERS.items():
+        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+    parser.add_argument("--engine", choices=_ENGINES, default="auto", help="how gradients are computed; same maps")
+    parser.add_argument("--precision", choices=["full", "bf16"], default="full", help="of the backward pass")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
+    parser.add_argument("--no-maps", action="store_true", help="write the record only, not the maps beside it")
+    parser.add_argument("--trust", action="store_true", help="read the checkpoint even if it may run any code")
+    parser.add_argument("--restart", action="store_true", help="begin anew after an interruption")
+    parser.set_defaults(run=_run_audit)
+
+
+def _run_audit_set(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from odsg_lightning.audit.audit_set import write_audit_set
+    from odsg_lightning.audit.tables import audit_set_table
+    from odsg_lightning.training.audit_set_choice import choose_audit_set
+
+    if options.output.exists() and not options.force:
+        raise ValueError(f"Expected {options.output} to be new, but it is there. Add --force to overwrite it.")
+    chosen, objects = choose_audit_set(
+        options.annotations,
+        options.images,
+        count=options.count,
+        seed=options.seed,
+        image_ids=options.image_ids,
+        masks=options.masks,
+        min_size=options.min_size,
+        max_size=options.max_size,
+        bad_records=options.bad_records,
+    )
+    write_audit_set(chosen, options.output)
+    console = Console()
+    console.print(audit_set_table(chosen, objects))
+    console.print(f"Audit set: {options.output}", soft_wrap=True, markup=False, highlight=False)
+    return 0
+
+
+def _run_audit(options: argparse.Namespace) -> int:
+    import warnings
+
+    from rich.console import Console
+
+    from odsg_lightning.audit.config import AuditConfig
+    from odsg_lightning.audit.means import audit_means
+    from odsg_lightning.audit.tables import counts_table, iof_table
+    from odsg_lightning.training.checkpoint_audit import audit_checkpoint
+
+    numbers = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in _NUMBERS}
+    config = AuditConfig(method=options.method, engine=options.engine, precision=options.precision, **numbers)
+    if options.trust:
+        print(
+            f"--trust: {options.checkpoint} is read with Python's own pickle, which runs whatever code it names. "
+            "Lifted are PyTorch's weights_only and the restricted reader of .pkl files.",
+            file=sys.stderr,
+        )
+    warnings.filterwarnings("ignore", message=".*torch.meshgrid")  # PyTorch's, of Detectron2's code
+    record = audit_checkpoint(
+        options.checkpoint,
+        options.audit_set,
+        options.output,
+        config,
+        detector_config=options.config,
+        num_classes=options.num_classes,
+        annotations=options.annotations,
+        images=options.images,
+        device=options.device,
+        with_maps=not options.no_maps,
+        trust=options.trust,
+        restart=options.restart,
+    )
+    console = Console()
+    console.print(iof_table(audit_means(record), f"What {options.checkpoint.name} looks at"))
+    console.print(counts_table(record))
+    beside = "" if record.maps is None else f", with {record.maps['file']}"
+    console.print(f"Record: {options.output}{beside}", soft_wrap=True, markup=False, highlight=False)
+    return 0

@@ -102,9 +102,18 @@ class IntersectionOverForeground(Metric):
         # One-dimensional, because processes with uneven shares gather such a state safely.
         self.add_state("flat_values", default=[], dist_reduce_fx="cat")
 
-    def update(self, maps: Tensor, masks: Tensor) -> None:
-        """Add objects; see :func:`intersection_over_foreground` for shapes and errors."""
-        values = intersection_over_foreground(maps, masks, blur_sigma=self.blur_sigma, threshold=self.threshold)
+    def update(self, maps: Tensor | None = None, masks: Tensor | None = None, *, values: Tensor | None = None) -> None:
+        """Add objects: their maps and masks, or the values that :func:`intersection_over_foreground` gave of them.
+
+        Raises:
+            ValueError: see there; or neither, or values that are not ``[N, 17]``.
+        """
+        if values is None:
+            if maps is None or masks is None:
+                raise ValueError("Expected arguments `maps` and `masks`, or `values`, but got neither.")
+            values = intersection_over_foreground(maps, masks, blur_sigma=self.blur_sigma, threshold=self.threshold)
+        if values.ndim != 2 or values.shape[1] != len(IOF_NAMES):
+            raise ValueError(f"Expected argument `values` to be [N, {len(IOF_NAMES)}], but got {tuple(values.shape)}.")
         self.flat_values.append(values.flatten().to(self.device))
 
     def compute(self) -> dict[str, Tensor]:

@@ -92,7 +92,7 @@ def curves(letters: Sequence[str], numbers: Sequence[Numbers]) -> Curves | None:
     order = [places[step] for step in sorted(places)]
     chosen = [numbers[index] for index in order]
     groups: dict[str, dict[str, list[float | None]]] = {
-        "IOF": {region: [one.iof(region) for one in chosen] for region in ("object", "edge", "middle")},
+        "IOF": {region: [one.means[f"iof/{region}"] for one in chosen] for region in ("object", "edge", "middle")},
         "Average precision": {
             "AP50": [one.precision("map_50") for one in chosen],
             "AP": [one.precision("map") for one in chosen],

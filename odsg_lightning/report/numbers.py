@@ -7,8 +7,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from odsg_lightning.audit.means import audit_means, iof_values
 from odsg_lightning.audit.record import AuditRecord
-from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, REGIONS
+from odsg_lightning.names import BOX_PARAMETERS, SUMMARY_NAMES
 
 SUMMARY = (
     ("Object IOF", "share of the box maps on the object"),
@@ -45,32 +46,17 @@ class Numbers:
 
     @cached_property
     def values(self) -> dict[str, NDArray[np.float64]]:
-        """Of each of ``names.IOF_NAMES`` the values of the detected objects ``[N]``, NaN where undefined."""
-        rows = [row.iof for row in self.record.objects if row.iof is not None]
-        table = np.array([[row[name] for name in IOF_NAMES] for row in rows], dtype=np.float64)
-        return dict(zip(IOF_NAMES, table.reshape(-1, len(IOF_NAMES)).T, strict=True))
+        """See :func:`odsg_lightning.audit.means.iof_values`."""
+        return iof_values(self.record)
+
+    @cached_property
+    def means(self) -> dict[str, float | None]:
+        """See :func:`odsg_lightning.audit.means.audit_means`."""
+        return audit_means(self.record)
 
     def defined(self, name: str) -> NDArray[np.float64]:
         """Return the values of one name ``[N]`` without the undefined ones."""
         return self.values[name][~np.isnan(self.values[name])]
-
-    def iof(self, region: str) -> float | None:
-        """Return the mean over objects of the mean of the object's defined box maps; None if none is defined."""
-        table = np.stack([self.values[f"{parameter}/{region}"] for parameter in BOX_PARAMETERS])
-        defined = (~np.isnan(table)).sum(axis=0)
-        means = np.nansum(table, axis=0)[defined > 0] / defined[defined > 0]
-        return float(means.mean()) if len(means) else None
-
-    @property
-    def coverage(self) -> float:
-        """Share of the objects that were detected."""
-        return sum(not row.missed for row in self.record.objects) / len(self.record.objects)
-
-    @property
-    def match_rate(self) -> float | None:
-        """Share of the noisy passes in which a detection was found again; None if nothing was detected."""
-        passes = sum(row.n_samples or 0 for row in self.record.objects)
-        return sum(row.matched_passes or 0 for row in self.record.objects) / passes if passes else None
 
     def precision(self, name: str) -> float | None:
         """Return ``map`` or ``map_50`` as the Trainer logged it; None if it did not, or had nothing to measure."""
@@ -85,8 +71,8 @@ class Numbers:
     @property
     def summary(self) -> list[float | None]:
         """The values of :data:`SUMMARY`."""
-        means = [self.iof(region) for region in ("object", *REGIONS)]
-        return [*means, self.coverage, self.match_rate, self.precision("map_50"), self.precision("map")]
+        names = [*(f"iof/{region}" for region in SUMMARY_NAMES), "audit/coverage", "audit/match_rate"]
+        return [*(self.means[name] for name in names), self.precision("map_50"), self.precision("map")]
 
     @property
     def counts(self) -> list[int]:

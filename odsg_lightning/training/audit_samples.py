@@ -17,6 +17,8 @@ from odsg_lightning.types import AuditSample
 
 MaskSource = Literal["segmentation", "box"]
 
+_MAX_MASK_BYTES = 4 * 2**30
+
 
 def make_audit_samples(
     coco: CocoDataset,
@@ -51,31 +53,46 @@ def make_audit_samples(
         ValueError: ``image_ids`` is empty, or names an image that is unknown or has no usable object; no image is
             usable; the file has no segmentations and ``masks`` is ``"segmentation"``.
     """
-    if masks == "segmentation" and not any(a.segmentation for image in coco.images for a in image.annotations):
-        raise ValueError(
-            f"Expected {coco.source} to have segmentations for the audit, but it has none. Give a file with "
-            'segmentations, or set audit_masks="box" to measure against filled boxes.'
-        )
+    require_masks(coco, masks)
     if image_ids is not None:
         return _explicit_samples(coco, image_ids, masks, min_size, max_size)
     samples: list[AuditSample] = []
-    for image in sorted(coco.images, key=lambda image: splitmix64(splitmix64(seed) ^ image.id)):
-        sample = _sample(coco, image, masks, min_size, max_size)
+    for image in seeded_order(coco, seed):
+        sample = audit_sample(coco, image, masks, min_size, max_size)
         if sample is not None:
             samples.append(sample)
         if len(samples) == count:
             break
     if not samples:
-        raise ValueError(
-            f"Expected {coco.source} to have an image with a usable object for the audit, but none of its "
-            f"{len(coco.images)} images has an object that is no crowd region and whose mask is not empty."
-        )
+        raise no_usable_image(coco)
     if len(samples) < count:
         rank_zero_warn(
             f"Expected {count} audit images, but {coco.source} has only {len(samples)} with a usable object: all of "
             "them are audited. Fewer than 16 images tell little about a change."
         )
     return sorted(samples, key=lambda sample: sample.image_id)
+
+
+def require_masks(coco: CocoDataset, masks: MaskSource) -> None:
+    """Refuse a file without segmentations if they are what saliency is to be measured against."""
+    if masks == "segmentation" and not any(a.segmentation for image in coco.images for a in image.annotations):
+        raise ValueError(
+            f"Expected {coco.source} to have segmentations for the audit, but it has none. Give a file with "
+            'segmentations, or set audit_masks="box" to measure against filled boxes.'
+        )
+
+
+def no_usable_image(coco: CocoDataset) -> ValueError:
+    """Return the error to raise where there is nothing to audit."""
+    return ValueError(
+        f"Expected {coco.source} to have an image with a usable object for the audit, but none of its "
+        f"{len(coco.images)} images has an object that is no crowd region and whose mask is not empty."
+    )
+
+
+def seeded_order(coco: CocoDataset, seed: int) -> list[CocoImage]:
+    """Return the images in an order that depends on the seed and each image's own id."""
+    return sorted(coco.images, key=lambda image: splitmix64(splitmix64(seed) ^ image.id))
 
 
 def splitmix64(value: int) -> int:
@@ -99,7 +116,7 @@ def _explicit_samples(
     unknown = sorted(set(image_ids) - images.keys())
     if unknown:
         raise ValueError(f"Expected audit_image_ids to be image ids of {coco.source}, but it has no images {unknown}.")
-    samples = {i: _sample(coco, images[i], masks, min_size, max_size) for i in sorted(set(image_ids))}
+    samples = {i: audit_sample(coco, images[i], masks, min_size, max_size) for i in sorted(set(image_ids))}
     unusable = [image_id for image_id, sample in samples.items() if sample is None]
     if unusable:
         raise ValueError(
@@ -109,31 +126,48 @@ def _explicit_samples(
     return [sample for sample in samples.values() if sample is not None]
 
 
-def _sample(coco: CocoDataset, image: CocoImage, masks: MaskSource, min_size: int, max_size: int) -> AuditSample | None:
-    original, size = (image.height, image.width), shortest_edge_size(image.height, image.width, min_size, max_size)
-    objects: list[Annotation] = []
-    found: list[Tensor] = []
-    for annotation in image.annotations:
-        if annotation.iscrowd or (masks == "segmentation" and not annotation.segmentation):
-            continue
-        mask = box_mask(annotation, original, size) if masks == "box" else _resized_mask(annotation, original, size)
-        if mask.any():
-            objects.append(annotation)
-            found.append(mask)
-    if not objects:
+def audit_sample(
+    coco: CocoDataset, image: CocoImage, masks: MaskSource, min_size: int, max_size: int
+) -> AuditSample | None:
+    """Load one image with its usable objects; None if it has none."""
+    usable = usable_objects(image, masks, min_size, max_size)
+    if not usable:
         return None
+    objects = [annotation for annotation, _ in usable]
+    original, size = (image.height, image.width), shortest_edge_size(image.height, image.width, min_size, max_size)
     boxes = torch.tensor([annotation.box for annotation in objects], dtype=torch.float32)
     return AuditSample(
         # Resized as uint8, so that the audit sees the very pixels of the validation.
         image=resize_image(load_image(coco.images_dir / image.file_name, original), size).float(),
         boxes=resize_boxes(boxes, original, size),
         labels=torch.tensor([annotation.label for annotation in objects], dtype=torch.int64),
-        masks=torch.stack(found),
+        masks=torch.stack([mask for _, mask in usable]),
         image_id=image.id,
         annotation_ids=tuple(annotation.id for annotation in objects),
         file_name=image.file_name,
         category_names=tuple(coco.category_names[annotation.label] for annotation in objects),
     )
+
+
+def usable_objects(
+    image: CocoImage, masks: MaskSource, min_size: int, max_size: int
+) -> list[tuple[Annotation, Tensor]]:
+    """Return the objects that can be audited, in ascending id, each with its mask ``[H, W]`` at network size.
+
+    Raises:
+        ValueError: the masks of all its objects would take gigabytes.
+    """
+    original, size = (image.height, image.width), shortest_edge_size(image.height, image.width, min_size, max_size)
+    candidates = [a for a in image.annotations if not a.iscrowd and (masks == "box" or a.segmentation)]
+    if len(candidates) * size[0] * size[1] > _MAX_MASK_BYTES:
+        raise ValueError(
+            f"Expected the masks of an audit image to take at most {_MAX_MASK_BYTES >> 30} GiB, but image id "
+            f"{image.id} has {len(candidates)} objects at {size[0]} x {size[1]} pixels. Audit it at a smaller size, or "
+            "leave it out."
+        )
+    make_mask = box_mask if masks == "box" else _resized_mask
+    found = ((annotation, make_mask(annotation, original, size)) for annotation in candidates)
+    return [(annotation, mask) for annotation, mask in found if mask.any()]
 
 
 def _resized_mask(annotation: Annotation, original: tuple[int, int], size: tuple[int, int]) -> Tensor:

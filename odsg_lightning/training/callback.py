@@ -1,30 +1,31 @@
 """The audit callback: what does each number of the detector look at, asked at every validation."""
 
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, get_args
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from odsg_lightning.audit.config import AuditConfig, Method
 from odsg_lightning.audit.isolation import isolated
-from odsg_lightning.audit.loop import audit
+from odsg_lightning.audit.rows import fingerprint
 from odsg_lightning.detectors.protocol import Detector
 from odsg_lightning.detectors.resolve import resolve_adapter
+from odsg_lightning.metrics.iof import IntersectionOverForeground
 from odsg_lightning.saliency.options import Engine, Precision
-from odsg_lightning.training.checks import check_trainer, samples_of_datamodule
+from odsg_lightning.training.checks import audit_set_of, check_arguments, check_counts, check_trainer
+from odsg_lightning.training.dashboard import Dashboard
+from odsg_lightning.training.drift_log import DriftLog
 from odsg_lightning.training.engine_notice import EngineNotice
-from odsg_lightning.training.failure import OnError, report_failure
-from odsg_lightning.training.image_log import log_image
-from odsg_lightning.training.progress import audit_progress
-from odsg_lightning.training.strips import audited_strip, drawn_objects, strip_tag
-from odsg_lightning.training.tally import AuditTally
+from odsg_lightning.training.failure import OnError, attempted, report_failure
+from odsg_lightning.training.records import RecordWriter
+from odsg_lightning.training.shared_audit import SharedAudit
+from odsg_lightning.training.tally import audit_scalars
 from odsg_lightning.types import AuditSample
 
 
@@ -40,14 +41,22 @@ class ODSmoothGradCallback(Callback):
       without a value (zero or not finite); ``audit/match_rate``: share of the noisy passes in which a detected object
       was found again; ``audit/samples_per_object``: mean number of noisy passes made for a detected object;
       ``audit/seconds``; ``audit/n_failed``: audits that failed so far;
-    - one picture per object, ``saliency/image_<id>/annotation_<id>``, of the same objects at every step.
+    - ``drift/<parameter>/{pearson,ssim,mask_iou}``: how like the maps are to those of the audit before, 1 for the same
+      (:func:`~odsg_lightning.metrics.drift.map_drift`); ``drift/{pearson,ssim,mask_iou}``: means of the box maps;
+      ``drift/n_objects``: objects with maps in both; ``drift_ref/...``: the same against the reference audit, and
+      ``drift_floor/...``: against the same weights under another seed, which is what noise alone does;
+    - one picture per object, ``saliency/image_<id>/annotation_<id>``, of the same objects at every step; in TensorBoard
+      also *Custom Scalars*, histograms over the objects, ``iof_objects/...``, and the table ``audit/summary``.
 
-    A scalar without a value (nothing detected, or the audit failed) is logged as NaN, so that a monitor always finds
-    its key. ``ModelCheckpoint`` never takes NaN for the best; give ``EarlyStopping`` ``check_finite=False``.
+    A scalar without a value (nothing detected, nothing to compare with yet, a failed audit) is logged as NaN, so that a
+    monitor always finds its key. ``ModelCheckpoint`` never takes NaN for the best; give ``EarlyStopping``
+    ``check_finite=False``.
 
     The audit runs in ``trainer.fit``, ``trainer.validate`` and ``trainer.test``. Training with it gives the same bits
-    as training without it. Under ``fast_dev_run`` one image and one sample are audited. With several processes (DDP)
-    the images are shared out, and the pictures are those of the first process.
+    as training without it. Under ``fast_dev_run`` one image and one sample are audited, and nothing is kept. With
+    several processes (DDP) the images are shared out, and the pictures are those of the first process. A checkpoint
+    carries what a resumed run needs to log the same drift: the reduced maps of two audits, 175 KB an object in each
+    where images have 128x128 pixels, 235 KB where they have 800x1344.
 
     Args:
         every_n_validations: audit the first validation of a fit and then every n-th; a resumed fit keeps to this count,
@@ -66,26 +75,30 @@ class ODSmoothGradCallback(Callback):
         max_strips: number of pictures per audit, at most; 0 for none.
         tolerance: None, or stop an object's passes before ``n_samples``: as soon as one more, from the third on, leaves
             its five maps with a Pearson correlation of at least ``1 - tolerance``. That bounds the last step, not the
-            distance to the map of many passes, which is larger: see
-            :func:`odsg_lightning.saliency.smoothgrad.smoothgrad`.
+            distance to the map of many passes: see :func:`odsg_lightning.saliency.smoothgrad.smoothgrad`.
         engine: ``"auto"`` computes the gradients in the fastest way that the detector allows, ``"windowed"``, ``"cut"``
-            or ``"autograd"`` in one by name. All give the same maps, but for rounding. The log says once which one
-            runs and why.
+            or ``"autograd"`` in one by name: the same maps, but for rounding. The log says once which one runs and why.
         precision: ``"bf16"`` lets the windowed engine compute its linear backward pass in bfloat16: approximate.
         adapter: makes a detector of the LightningModule.
+        drift: compare each audit's maps, reduced to 192 px, with those of the audit before and of the reference.
+        reference: an audit record with maps, of the same audit set and settings; None for the first audit of the run.
+        floor_images: audit so many images, the first with a detected object, again under another seed; 0 for no
+            ``drift_floor``. 2 of 16 make an audit about an eighth longer.
+        save_records: write each audit as a record with maps and strips, about 200 KB for each detected object:
+            ``audits/step_<step>.json`` (of ``trainer.validate`` and ``test``: ``validate.json``, ``test.json``) in the
+            folder of the Trainer's first logger, or in ``default_root_dir`` without one.
         on_error: ``"warn"``: a failing audit warns, is counted, and training goes on; ``"raise"``: it stops the run.
 
     Raises:
         ValueError: an argument out of range.
-        MisconfigurationException: before training: no audit set, a strategy that shards the model, a second audit
-            callback (they would log under the same names), weight averaging placed before the audit, or a fast engine
-            asked for by name and a detector that has none.
+        MisconfigurationException: before training: no audit set, a reference that is not comparable, a strategy that
+            shards the model, a second audit callback (they would log under the same names), weight averaging placed
+            before the audit, or a fast engine asked for by name and a detector that has none.
 
     Example:
-        >>> from lightning.pytorch import Trainer
-        >>> from lightning.pytorch.callbacks import ModelCheckpoint
+        >>> from lightning.pytorch import Trainer, callbacks
         >>> audit = ODSmoothGradCallback(every_n_validations=2)
-        >>> keep = ModelCheckpoint(monitor="iof/object", mode="max", auto_insert_metric_name=False)
+        >>> keep = callbacks.ModelCheckpoint(monitor="iof/object", mode="max", auto_insert_metric_name=False)
         >>> trainer = Trainer(callbacks=[audit, keep], logger=False)
     """
 
@@ -109,17 +122,15 @@ class ODSmoothGradCallback(Callback):
         engine: Engine = "auto",
         precision: Precision = "full",
         adapter: Callable[[LightningModule], Detector] = resolve_adapter,
+        drift: bool = True,
+        reference: str | Path | None = None,
+        floor_images: int = 2,
+        save_records: bool = False,
         on_error: OnError = "warn",
     ) -> None:
         """See the class for the arguments."""
-        if every_n_validations < 1:
-            raise ValueError(
-                f"Expected argument `every_n_validations` to be at least 1, but got {every_n_validations}."
-            )
-        if max_strips < 0:
-            raise ValueError(f"Expected argument `max_strips` to be 0 or more, but got {max_strips}.")
-        if on_error not in get_args(OnError):
-            raise ValueError(f"Expected argument `on_error` to be 'warn' or 'raise', but got {on_error!r}.")
+        check_arguments(every_n_validations, on_error, drift, reference)
+        check_counts(max_strips=max_strips, floor_images=floor_images)
         self.config = AuditConfig(
             method=method,
             n_samples=n_samples,
@@ -137,38 +148,35 @@ class ODSmoothGradCallback(Callback):
         )
         self.every_n_validations = every_n_validations
         self.samples = samples
-        self.max_strips = max_strips
         self.adapter = adapter
         self.on_error = on_error
-        self.n_validations = 0
-        self.n_failed = 0
+        self.n_validations = self.n_failed = 0
         self.seconds = 0.0
         """Time spent auditing by this process since it began, in seconds."""
-        self._tally = AuditTally(blur_sigma, threshold)
+        self.iof = IntersectionOverForeground(blur_sigma, threshold, sync_on_compute=False)
+        """Values of the last audit, of all processes: ``iof.per_object()`` has those of each object."""
+        self._plan = SharedAudit(self.config, max_strips, floor_images * drift, drift or save_records, save_records)
+        self._drift = DriftLog(enabled=drift, floor=floor_images > 0, reference=reference)
+        self._dashboard = Dashboard()
         self._notice = EngineNotice(self.config)
+        self._records = RecordWriter(enabled=save_records)
         self._audit_set: list[AuditSample] = []
         self._audited_in_this_fit = False
-
-    # Hooks ------------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the Trainer and take the audit set, so that mistakes show before training begins."""
         if stage == "predict":
             return
         check_trainer(trainer, self, fitting=stage == "fit")
-        self._audit_set = list(self.samples if self.samples is not None else samples_of_datamodule(trainer))
-        if not any(sample.annotation_ids for sample in self._audit_set):
-            raise MisconfigurationException("Expected an audit set with at least one object, but got an empty one.")
+        self._audit_set, sha256 = audit_set_of(trainer, self.samples)
+        told = fingerprint(sha256, self.config)
+        self._drift.begin(told)
+        self._records.begin(told)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the detector once before training, so that a module without one is refused at once."""
-        with isolated(pl_module):  # an adapter may put hooks on the module
-            self._notice.say(self.adapter(pl_module))
-        if not trainer.enable_validation:
-            rank_zero_warn(
-                "ODSmoothGradCallback audits at validations, but this run has none: it needs a validation_step, a "
-                "validation loader and limit_val_batches above 0."
-            )
+        with self._detector(pl_module):
+            pass
         self._audited_in_this_fit = False
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -184,9 +192,17 @@ class ODSmoothGradCallback(Callback):
             self._audited_in_this_fit = True
         self._audit_and_log(trainer, pl_module)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the record, now that the module's own values are logged, too."""
+        self._write_record(trainer)
+
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit."""
         self._audit_and_log(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the record."""
+        self._write_record(trainer)
 
     @property
     def state_key(self) -> str:
@@ -194,63 +210,46 @@ class ODSmoothGradCallback(Callback):
         return self._generate_state_key(every_n_validations=self.every_n_validations, **self.config.measured)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to keep the cadence."""
-        return {"n_validations": self.n_validations, "n_failed": self.n_failed}
+        """Return what a resumed run needs to keep the cadence and the drift."""
+        return {"n_validations": self.n_validations, "n_failed": self.n_failed, "drift": self._drift.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the cadence of the run that is resumed."""
+        """Take up the run that is resumed."""
         self.n_validations = state_dict["n_validations"]
         self.n_failed = state_dict["n_failed"]
+        if "drift" in state_dict:  # a checkpoint from before it was measured has none
+            self._drift.load_state_dict(state_dict["drift"])
 
-    # The audit --------------------------------------------------------------------------------------------------------
+    @contextmanager
+    def _detector(self, module: LightningModule) -> Iterator[Detector]:
+        with isolated(module):  # an adapter may put hooks on the module
+            detector = self.adapter(module)
+            self._notice.say(detector)
+            yield detector
 
     def _audit_and_log(self, trainer: Trainer, module: LightningModule) -> None:
         started = time.perf_counter()
-        strips: dict[str, np.ndarray] = {}
-        error = None
-        self._tally.restart(module.device)
+        trial: bool = trainer.fast_dev_run  # type: ignore[attr-defined] # set by another object
+        samples, plan = (self._audit_set[:1], self._plan.trial()) if trial else (self._audit_set, self._plan)
+        self._records.keep(None)
         try:
-            with isolated(module):
-                strips = self._audit_share(trainer, module)
-        except Exception as raised:
-            error = raised
-        # Every process must learn of a failure before any of them waits for the others' values.
-        if trainer.strategy.reduce_boolean_decision(error is None, all=True):
-            scalars = self._tally.scalars(trainer.strategy)
-            self._log_pictures(trainer, strips)
-        else:
+            result = plan.run(samples, trainer, module.device, lambda: self._detector(module))
+            scalars = audit_scalars(result.rows, self.iof) | self._drift.scalars(result.maps, result.again)
+        except Exception as error:
             self.n_failed += 1
             report_failure(self.on_error, trainer.global_step, "Its values are logged as NaN.", error)
-            scalars = self._tally.undefined()
-        error = None  # its traceback holds this frame: a cycle that would keep the failed pass's graph in memory
-        self._tally.restart(module.device)
+            scalars = dict.fromkeys(audit_scalars([], self.iof) | self._drift.scalars({}, {}), math.nan)
+        else:
+            show = partial(self._dashboard.log, trainer, result, scalars, self._drift.lost(result.maps))
+            attempted(show, self.on_error, trainer.global_step, "Its numbers are logged, its pictures are not.")
+            if not trial:
+                self._drift.advance(result.maps)
+                self._records.keep(result)
         seconds = time.perf_counter() - started
         self.seconds += seconds
-        scalars["audit/seconds"] = torch.tensor(seconds, device=module.device)
-        scalars["audit/n_failed"] = torch.tensor(float(self.n_failed), device=module.device)
+        scalars |= {"audit/seconds": seconds, "audit/n_failed": float(self.n_failed)}
         self.log_dict(scalars)  # type: ignore[attr-defined] # Lightning attaches it to every callback
 
-    def _audit_share(self, trainer: Trainer, module: LightningModule) -> dict[str, np.ndarray]:
-        """Audit this process's images into the tally, and return the strips of the first process by tag."""
-        samples = self._audit_set[trainer.global_rank :: trainer.world_size]
-        config = self.config
-        if trainer.fast_dev_run:  # type: ignore[attr-defined] # set by another object
-            samples, config = samples[:1], replace(config, n_samples=1)
-        detector = self.adapter(module)
-        self._notice.say(detector)
-        drawn = drawn_objects(samples, config, self.max_strips) if trainer.is_global_zero else set()
-        strips = {}
-        with audit_progress(trainer, len(samples) * config.passes) as on_pass:
-            for found in audit(detector, samples, config, device=module.device, on_pass=on_pass):
-                self._tally.add(found)
-                if (found.sample.image_id, found.annotation_id) in drawn:
-                    strips[strip_tag(found)] = audited_strip(found, config)
-        return strips
-
-    def _log_pictures(self, trainer: Trainer, strips: dict[str, np.ndarray]) -> None:
-        try:
-            for tag, strip in strips.items():
-                log_image(trainer, tag, strip)
-        except Exception as error:  # a logger of somebody else's must not end the training either
-            consequence = "Its numbers are logged, its pictures are not."
-            report_failure(self.on_error, trainer.global_step, consequence, error)
+    def _write_record(self, trainer: Trainer) -> None:
+        write, consequence = partial(self._records.write, trainer), "Its values are logged, its record is not written."
+        self.n_failed += not attempted(write, self.on_error, trainer.global_step, consequence)

@@ -1,6 +1,8 @@
 """What a Trainer must be for its audits to be right, checked before anything runs."""
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import get_args
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
@@ -9,7 +11,34 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from odsg_lightning.audit.audit_set import samples_sha256
+from odsg_lightning.training.failure import OnError
 from odsg_lightning.types import AuditSample
+
+
+def check_arguments(every_n_validations: int, on_error: str, drift: bool, reference: object) -> None:
+    """Refuse arguments of the callback, named and explained there, that are out of range or contradict one another.
+
+    Raises:
+        ValueError: names the argument, its range and the value that came.
+    """
+    if every_n_validations < 1:
+        raise ValueError(f"Expected argument `every_n_validations` to be at least 1, but got {every_n_validations}.")
+    if on_error not in get_args(OnError):
+        raise ValueError(f"Expected argument `on_error` to be 'warn' or 'raise', but got {on_error!r}.")
+    if reference is not None and not drift:
+        raise ValueError("Expected argument `reference` to come with drift=True, but got drift=False.")
+
+
+def check_counts(**counts: int) -> None:
+    """Refuse numbers below 0.
+
+    Raises:
+        ValueError: names the argument and the value that came.
+    """
+    for name, count in counts.items():
+        if count < 0:
+            raise ValueError(f"Expected argument `{name}` to be 0 or more, but got {count}.")
 
 
 def check_trainer(trainer: Trainer, audit: Callback, *, fitting: bool) -> None:
@@ -39,11 +68,17 @@ def check_trainer(trainer: Trainer, audit: Callback, *, fitting: bool) -> None:
         )
     if fitting:
         _check_weight_averaging(callbacks, audit)
+        if not trainer.enable_validation:
+            rank_zero_warn(
+                f"{type(audit).__name__} audits at validations, but this run has none: it needs a validation_step, a "
+                "validation loader and limit_val_batches above 0."
+            )
     for callback in callbacks:
         if isinstance(callback, EarlyStopping) and _is_ours(callback.monitor) and callback.check_finite:
             rank_zero_warn(
-                f"EarlyStopping(monitor={callback.monitor!r}) will end the run at the first validation at which "
-                "the detector finds no object of the audit set: the value is NaN there. Pass check_finite=False."
+                f"EarlyStopping(monitor={callback.monitor!r}) will end the run at the first validation at which the "
+                "value is NaN: the detector finds no object of the audit set, or, for drift, there is no audit to "
+                "compare with yet. Pass check_finite=False."
             )
 
 
@@ -59,21 +94,36 @@ def _check_weight_averaging(callbacks: list[Callback], audit: Callback) -> None:
 
 
 def _is_ours(monitor: str | None) -> bool:
-    return monitor is not None and monitor.startswith(("iof/", "audit/"))
+    return monitor is not None and monitor.startswith(("iof/", "audit/", "drift"))
 
 
-def samples_of_datamodule(trainer: Trainer) -> Sequence[AuditSample]:
-    """Return the audit set of the Trainer's data module.
+def audit_set_of(trainer: Trainer, samples: Sequence[AuditSample] | None) -> tuple[list[AuditSample], str]:
+    """Return the audit set and its hash.
+
+    Args:
+        trainer: whose data module has the audit set if none is given.
+        samples: the audit set, or None.
 
     Raises:
-        MisconfigurationException: it has none; the message says what to do.
+        MisconfigurationException: there is none, it is empty, or an object comes twice; the message says what to do.
     """
-    audit_samples = getattr(getattr(trainer, "datamodule", None), "audit_samples", None)
-    if not callable(audit_samples):
+    datamodule = getattr(trainer, "datamodule", None)
+    audit_samples = getattr(datamodule, "audit_samples", None)
+    if samples is None and not callable(audit_samples):
         raise MisconfigurationException(
             "Expected a data module with a method `audit_samples() -> list[odsg_lightning.types.AuditSample]`, but the "
             "Trainer has none. Use odsg_lightning.CocoDetectionDataModule, or pass "
             "ODSmoothGradCallback(samples=[...])."
         )
-    samples: Sequence[AuditSample] = audit_samples()
-    return samples
+    found = list(audit_samples() if samples is None else samples)  # type: ignore[misc] # callable: checked above
+    counts = Counter((sample.image_id, annotation) for sample in found for annotation in sample.annotation_ids)
+    if not counts:
+        raise MisconfigurationException("Expected an audit set with at least one object, but got an empty one.")
+    (image, annotation), count = counts.most_common(1)[0]
+    if count > 1:
+        raise MisconfigurationException(
+            f"Expected an audit set in which image id and annotation id name one object, but annotation {annotation} "
+            f"of image {image} comes {count} times."
+        )
+    own_hash = getattr(datamodule, "audit_set_sha256", None)
+    return found, own_hash() if samples is None and callable(own_hash) else samples_sha256(found)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from odsg_lightning.training import coco_checks as checks
 from odsg_lightning.training.coco_checks import BadRecordError, Box, Problems
 from odsg_lightning.training.coco_masks import segmentation_mask, segmentation_problem
-from odsg_lightning.training.images import load_image
+from odsg_lightning.training.images import load_image, refuse_bombs
 
 __all__ = ["Annotation", "CocoDataset", "CocoImage", "check_images", "read_coco", "segmentation_mask"]
 
@@ -203,7 +203,8 @@ def _read_images(records: list[Any], folder: Path, problems: Problems) -> tuple[
             unusable.add(image_id)
             name = checks.file_name(record)
             image = CocoImage(image_id, name, checks.integer(record, "height", 1), checks.integer(record, "width", 1))
-        except BadRecordError as problem:
+            refuse_bombs(image.width, image.height)
+        except ValueError as problem:
             problems.add(where, problem)
             continue
         if checks.file_exists(folder, name):

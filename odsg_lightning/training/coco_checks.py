@@ -9,6 +9,9 @@ from typing import Any
 
 from odsg_lightning.training.coco_masks import is_finite_number
 
+MAX_BYTES = 2 * 2**30
+"""Largest COCO file that is read: training sets of a million images have about half of it."""
+
 _SHOWN = 10
 _BORDER = 1.0  # pixels: boxes of real COCO overstep the border by rounding
 Box = tuple[float, float, float, float]
@@ -60,12 +63,17 @@ def load_coco_json(path: Path) -> dict[str, list[Any]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is a folder, is unreadable, is not JSON, or lacks one of the lists.
+        ValueError: it is a folder, is unreadable, is too large, is not JSON, or lacks one of the lists.
     """
     if path.is_dir():
         raise ValueError(f"Expected {path} to be a COCO JSON file, but it is a folder. Name the file in it.")
     if not path.exists():
         raise FileNotFoundError(f"Expected a COCO JSON file at {path}, but there is none. Correct the path.")
+    if not path.is_file():
+        raise ValueError(f"Expected {path} to be a COCO JSON file, but it is no regular file.")
+    if path.stat().st_size > MAX_BYTES:
+        size = path.stat().st_size / 2**30
+        raise ValueError(f"Expected {path} to have at most {MAX_BYTES >> 30} GiB, but it has {size:.1f} GiB.")
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:

@@ -1,17 +1,19 @@
 """The Lightning data module: a COCO training set, a COCO validation set and the fixed audit set."""
 
-import reprlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
+from odsg_lightning.audit.audit_set import AuditSet, read_audit_set
 from odsg_lightning.training import coco
 from odsg_lightning.training.audit_samples import make_audit_samples
+from odsg_lightning.training.audit_set_files import describe, load_sample, unchanged_dataset
+from odsg_lightning.training.categories import require_same_categories
 from odsg_lightning.training.dataset import DetectionDataset, DetectionExample
 from odsg_lightning.types import AuditSample
 
@@ -39,6 +41,8 @@ class CocoDetectionDataModule(LightningDataModule):
         audit_images: how many audit images to choose.
         audit_seed: which ones.
         audit_masks: measure saliency against the ``"segmentation"``, or the filled ``"box"`` where there is none.
+        audit_set: an audit set file (``odsg audit-set``), whose images must be among the validation images. It says
+            which, at which size and against which masks; the other arguments do not count for the audit then.
         bad_records: ``"error"`` stops at unusable records; ``"skip"`` leaves them out with one warning.
         check_images: decode every image before training. A broken file is an error in any case; this finds it early.
 
@@ -63,6 +67,7 @@ class CocoDetectionDataModule(LightningDataModule):
         audit_images: int = 16,
         audit_seed: int = 0,
         audit_masks: Literal["segmentation", "box"] = "segmentation",
+        audit_set: str | Path | None = None,
         bad_records: Literal["error", "skip"] = "error",
         check_images: bool = True,
     ) -> None:
@@ -86,8 +91,10 @@ class CocoDetectionDataModule(LightningDataModule):
         self.audit_images = _at_least("audit_images", audit_images, 1)
         self.audit_seed = audit_seed
         self.audit_masks = _one_of("audit_masks", audit_masks, ("segmentation", "box"))
+        self.audit_set = None if audit_set is None else Path(audit_set)
         self.bad_records = _one_of("bad_records", bad_records, ("error", "skip"))
         self.check_images = check_images
+        self._audited: dict[int, list[int]] = {}
 
     def prepare_data(self) -> None:
         """Decode every image, in one process per machine.
@@ -134,17 +141,35 @@ class CocoDetectionDataModule(LightningDataModule):
         """Return the fixed audit set, the same in every process and run; needs no ``setup``.
 
         Raises:
-            ValueError: no image is usable, or ``audit_image_ids`` names one that is not.
+            ValueError: no image is usable, ``audit_image_ids`` names one that is not, or the files are not those that
+                ``audit_set`` was chosen from.
         """
-        return make_audit_samples(
-            self._val,
-            image_ids=self.audit_image_ids,
-            count=self.audit_images,
-            seed=self.audit_seed,
-            masks=self.audit_masks,
-            min_size=self.min_size_eval,
-            max_size=self.max_size,
-        )
+        if self.audit_set is not None:
+            chosen, images = self._chosen
+            samples = [load_sample(chosen, images, image) for image in images.images]
+        else:
+            samples = make_audit_samples(
+                self._val,
+                image_ids=self.audit_image_ids,
+                count=self.audit_images,
+                seed=self.audit_seed,
+                masks=self.audit_masks,
+                min_size=self.min_size_eval,
+                max_size=self.max_size,
+            )
+        self._audited = {sample.image_id: list(sample.annotation_ids) for sample in samples}
+        return samples
+
+    def audit_set_sha256(self) -> str:
+        """Return the hash of the audit set: of its files' content and of how they are shown to the detector.
+
+        An audit of the same images by ``odsg audit`` has the same.
+        """
+        if self.audit_set is not None:
+            return self._chosen[0].sha256
+        if not self._audited:
+            self.audit_samples()
+        return describe(self._val, self._audited, self.audit_masks, self.min_size_eval, self.max_size).sha256
 
     def train_dataloader(self) -> DataLoader[DetectionExample]:
         """Shuffled and augmented training images that have an object."""
@@ -185,13 +210,7 @@ class CocoDetectionDataModule(LightningDataModule):
         train = coco.read_coco(
             self.train_annotations, self.train_images, bad_records=self.bad_records, segmentations=False
         )
-        ours, theirs = (set(zip(d.category_ids, d.category_names, strict=True)) for d in (train, self._val))
-        if ours != theirs:
-            raise ValueError(
-                f"Expected {self.train_annotations} and {self.val_annotations} to list the same categories, but "
-                f"{_differences(ours, theirs)} in training only, and {_differences(theirs, ours)} in validation only. "
-                "Write the full list into both files."
-            )
+        require_same_categories(train, self._val)
         return train
 
     @cached_property
@@ -202,6 +221,11 @@ class CocoDetectionDataModule(LightningDataModule):
             bad_records=self.bad_records,
             segmentations=self.audit_masks == "segmentation",
         )
+
+    @cached_property
+    def _chosen(self) -> tuple[AuditSet, coco.CocoDataset]:
+        chosen = read_audit_set(cast(Path, self.audit_set))
+        return chosen, unchanged_dataset(chosen, self.val_annotations, self.val_images)
 
     def _loader(self, dataset: DetectionDataset, *, shuffle: bool = False) -> DataLoader[DetectionExample]:
         return DataLoader(
@@ -224,7 +248,3 @@ def _one_of(name: str, value: Choice, choices: Sequence[str]) -> Choice:
     if value not in choices:
         raise ValueError(f"Expected {name} to be one of {list(choices)}, but got {value!r}.")
     return value
-
-
-def _differences(here: set[tuple[int, str]], there: set[tuple[int, str]]) -> str:
-    return reprlib.repr([f"{category_id}: {name}" for category_id, name in sorted(here - there)])

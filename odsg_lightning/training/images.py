@@ -20,6 +20,10 @@ _UPRIGHT = {
 }
 
 
+# No other: Pillow hands EPS to Ghostscript, which runs programs, and many decoders are hardly ever looked at.
+_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
+
+
 def load_image(path: str | Path, expected_size: tuple[int, int] | None = None) -> Tensor:
     """Read an image file as RGB.
 
@@ -28,7 +32,7 @@ def load_image(path: str | Path, expected_size: tuple[int, int] | None = None) -
     then the boxes refer to these.
 
     Args:
-        path: an image file that Pillow reads.
+        path: an image file: JPEG, PNG, TIFF, WebP, BMP, GIF, PPM, JPEG 2000, AVIF or TGA.
         expected_size: ``(height, width)`` that the annotation file states; None accepts any.
 
     Returns:
@@ -41,8 +45,8 @@ def load_image(path: str | Path, expected_size: tuple[int, int] | None = None) -
     """
     path = Path(path)
     try:
-        with Image.open(path) as image:
-            _refuse_bombs(image)
+        with Image.open(path, formats=_known_formats()) as image:
+            refuse_bombs(image.width, image.height)
             image.load()
             upright = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
             rgb = _to_rgb(image)
@@ -57,14 +61,24 @@ def load_image(path: str | Path, expected_size: tuple[int, int] | None = None) -
     return pixels.permute(2, 0, 1).contiguous()
 
 
-def _refuse_bombs(image: Image.Image) -> None:
+def refuse_bombs(width: int, height: int) -> None:
+    """Refuse an image of more pixels than Pillow's limit, which raises it for trusted images.
+
+    Raises:
+        ValueError: says both numbers.
+    """
     # Pillow only warns up to twice its limit. Turning warnings into errors is not safe in threads; comparing is.
     limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
+    if limit is not None and width * height > limit:
         raise ValueError(
-            f"{image.width}x{image.height} pixels exceed Pillow's limit of {limit} (decompression bomb); raise "
+            f"{width}x{height} pixels exceed Pillow's limit of {limit} (decompression bomb); raise "
             "PIL.Image.MAX_IMAGE_PIXELS if the image is trusted"
         )
+
+
+def _known_formats() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]  # AVIF is not in every build
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

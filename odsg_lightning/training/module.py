@@ -51,6 +51,7 @@ class DetectionModule(LightningModule):
         lr_scheduler: makes a schedule, stepped after every optimizer step. ``None``: the configuration's, or a constant
             rate if ``optimizer`` is given.
         map_backend: what computes the average precision.
+        trust_weights: read ``weights`` with Python's own pickle, which runs whatever code the file names.
 
     Attributes:
         detector: Detectron2's own module.
@@ -71,6 +72,7 @@ class DetectionModule(LightningModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         map_backend: Backend = "pycocotools",
+        trust_weights: bool = False,
     ) -> None:
         """Store the arguments; build the detector unless ``num_classes`` is ``"auto"``."""
         super().__init__()
@@ -78,6 +80,7 @@ class DetectionModule(LightningModule):
         if self.cfg.MODEL.MASK_ON or self.cfg.MODEL.KEYPOINT_ON:
             raise ValueError("Expected a detector of boxes only: set MODEL.MASK_ON and MODEL.KEYPOINT_ON to false.")
         self._weights = weights
+        self._trust_weights = trust_weights
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
         # A dictionary of plain data, not the arguments themselves: the YAML file may move, callables do not pickle,
@@ -106,7 +109,7 @@ class DetectionModule(LightningModule):
     def _build(self) -> None:
         self.detector = build_detector(self.cfg)
         if self._weights is not None:
-            load_weights(self.detector, self._weights)
+            load_weights(self.detector, self._weights, trust=self._trust_weights)
 
     def configure_model(self) -> None:
         """Build the detector if ``num_classes="auto"`` left it to the data module; check the number if not.

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
+from odsg_lightning.audit.files import BrokenInputError
 from odsg_lightning.detectors.detectron2_import import require_detectron2
+from odsg_lightning.training.checkpoint_files import read_checkpoint_file
 
 require_detectron2()
 
@@ -67,25 +69,30 @@ class WeightsReport:
         return "\n".join(lines)
 
 
-def load_weights(detector: nn.Module, path: str | Path) -> WeightsReport:
+def load_weights(detector: nn.Module, path: str | Path, *, trust: bool = False) -> WeightsReport:
     """Load the weights of a file into a detector.
 
     Read are ``.pth`` files (``{"model": state_dict}`` or a plain state dict) and the ``.pkl`` files of Detectron2's
     model zoo, detectors and ImageNet backbones. Layers of another shape are skipped. Anything but a complete load is
-    reported in one warning. A ``.pkl`` file can run code when it is read: take it from people you trust.
+    reported in one warning. Nothing that the file holds is run, unless ``trust`` says so.
 
     Args:
         detector: Detectron2's own module.
         path: the file, or an address that Detectron2 downloads from (``detectron2://``, ``https://``).
+        trust: read it with Python's own pickle: see
+            :func:`odsg_lightning.training.checkpoint_files.read_checkpoint_file`.
 
     Raises:
-        ValueError: there is no such file, it is no checkpoint, or it does not fill the body of the backbone.
+        ValueError: there is no such file, it is no checkpoint or holds more than arrays and plain values, or it does
+            not fill the body of the backbone.
     """
     file = _local_file(path)
-    checkpointer = _ReportingCheckpointer(detector)
+    checkpointer = _ReportingCheckpointer(detector, trust)
     with _quiet_detectron2():
         try:
             checkpointer.load(str(file), checkpointables=[])
+        except BrokenInputError:
+            raise
         except Exception as error:  # whatever unpickling raises
             hint = _lightning_hint(error)
             raise ValueError(
@@ -100,7 +107,25 @@ def load_weights(detector: nn.Module, path: str | Path) -> WeightsReport:
 
 
 class _ReportingCheckpointer(DetectionCheckpointer):  # type: ignore[misc, unused-ignore] # untyped base class
-    """Keeps what Detectron2 would only log."""
+    """Reads files with care, and keeps what Detectron2 would only log."""
+
+    def __init__(self, model: nn.Module, trust: bool) -> None:
+        super().__init__(model)
+        self._trust = trust
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        """Tell the formats apart as Detectron2 does; its own method unpickles whatever comes."""
+        data = read_checkpoint_file(Path(filename), trust=self._trust)
+        if filename.endswith(".pyth"):  # pycls
+            model = {k: v for k, v in data["model_state"].items() if not k.endswith("num_batches_tracked")}
+            return {"model": model, "__author__": "pycls", "matching_heuristics": True}
+        if not filename.endswith(".pkl"):
+            return data if "model" in data else {"model": data}
+        if "model" in data and "__author__" in data:  # Detectron2's model zoo
+            return data
+        blobs = data.get("blobs", data)  # Caffe2: detectors have "blobs", ImageNet models do not
+        blobs = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
+        return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:  # noqa: ANN401 - fvcore's named tuple
         self._incompatible = incompatible

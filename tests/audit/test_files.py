@@ -59,9 +59,14 @@ def test_what_is_no_regular_file_is_refused(tmp_path):
 def test_a_file_is_replaced_whole(tmp_path):
     path = tmp_path / "file.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError, match="halfway"), replaced(path) as temporary:
-        temporary.write_text("new, but not all of i")
-        raise RuntimeError("halfway")
+
+    def fail_halfway():
+        with replaced(path) as temporary:
+            temporary.write_text("new, but not all of i")
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        fail_halfway()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]  # nothing else is left
     write_text(path, "new")

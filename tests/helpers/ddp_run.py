@@ -85,6 +85,8 @@ def run(task: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         getattr(trainer, task["entry"])(module, datamodule=data, **task["options"])
+    if task["checkpoint"]:
+        trainer.save_checkpoint(task["checkpoint"])
     return {
         "world_size": trainer.world_size,
         "logged": {name: value.item() for name, value in trainer.callback_metrics.items()},

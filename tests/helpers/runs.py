@@ -16,6 +16,18 @@ EVERY_TAG = {
     *("iof/score/object", "iof/object", "iof/edge", "iof/middle", "iof/opposite"),
     *(f"audit/{name}" for name in ("coverage", "n_objects", "n_undefined", "match_rate", "samples_per_object")),
     *("audit/seconds", "audit/n_failed"),
+    *(
+        f"{kind}/{name}"
+        for kind in ("drift", "drift_ref", "drift_floor")
+        for name in (
+            *(
+                f"{p}/{m}"
+                for p in ("x_min", "y_min", "x_max", "y_max", "score")
+                for m in ("pearson", "ssim", "mask_iou")
+            ),
+            *("pearson", "ssim", "mask_iou", "n_objects"),
+        )
+    ),
 }
 
 

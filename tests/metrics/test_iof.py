@@ -140,6 +140,20 @@ def test_images_of_different_size_go_into_one_metric():
     assert metric.per_object().shape == (3, len(IOF_NAMES))
 
 
+def test_values_that_are_known_count_as_maps_do():
+    generator = torch.Generator().manual_seed(0)
+    maps, masks = torch.rand(4, 5, 30, 30, generator=generator), torch.zeros(4, 30, 30, dtype=torch.bool)
+    masks[:, 5:20, 8:25] = True
+    by_maps, by_values = IntersectionOverForeground(), IntersectionOverForeground()
+    by_maps.update(maps, masks)
+    by_values.update(values=intersection_over_foreground(maps, masks))
+    assert by_maps.compute() == by_values.compute()
+    with pytest.raises(ValueError, match=r"`values` to be \[N, 17\], but got \(4, 5\)"):
+        by_values.update(values=torch.zeros(4, 5))
+    with pytest.raises(ValueError, match="but got neither"):
+        by_values.update(maps)
+
+
 def test_empty_metric_is_nan_everywhere():
     metric = IntersectionOverForeground()
     metric.update(torch.zeros(0, 5, 20, 20), torch.zeros(0, 20, 20, dtype=torch.bool))

@@ -2,11 +2,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from helpers.records import as_missed, as_undefined, make_record, with_rows
 
-from odsg_lightning.metrics.iof import IntersectionOverForeground
-from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, SUMMARY_NAMES
+from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES
 from odsg_lightning.report.figures import curves, distributions, drawn
 from odsg_lightning.report.numbers import Numbers
 
@@ -23,18 +21,7 @@ def with_object_iof(*shares: tuple[float | None, ...]):
 
 def test_the_mean_over_objects_of_the_mean_of_the_defined_maps_by_hand():
     numbers = Numbers(with_object_iof((0.2, 0.4, 0.6, 0.8), (0.1, None, None, 0.3), (None, None, None, None)))
-    assert numbers.iof("object") == pytest.approx((0.5 + 0.2) / 2)
-
-
-@pytest.mark.parametrize("region", SUMMARY_NAMES)
-def test_means_are_those_that_training_logs(region):
-    record = make_record(9, 3, missed=0.2, undefined=0.3)
-    metric = IntersectionOverForeground()
-    rows = [row.iof for row in record.objects if row.iof is not None]
-    table = [[np.nan if row[name] is None else row[name] for name in IOF_NAMES] for row in rows]
-    metric.flat_values.append(torch.tensor(table).flatten())
-    metric._update_count = 1
-    assert Numbers(record).iof(region) == pytest.approx(float(metric.compute()[region]), abs=1e-6)
+    assert numbers.means["iof/object"] == pytest.approx((0.5 + 0.2) / 2)
 
 
 def test_counts_and_shares_by_hand():
@@ -43,8 +30,8 @@ def test_counts_and_shares_by_hand():
     rows[0], rows[1] = as_missed(rows[0]), as_undefined(replace(rows[1], matched_passes=5), ("x_min", "score"))
     numbers = Numbers(replace(record, objects=tuple(rows)))
     assert numbers.counts == [4, 1, 2]
-    assert numbers.coverage == 0.75
-    assert numbers.match_rate == (5 + 20 + 20) / 60
+    assert numbers.means["audit/coverage"] == 0.75
+    assert numbers.means["audit/match_rate"] == (5 + 20 + 20) / 60
     assert len(numbers.defined("x_min/edge")) == 2
     assert len(numbers.defined("y_min/edge")) == 3
 

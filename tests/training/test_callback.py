@@ -4,57 +4,17 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-import torch
-from helpers.known_detectors import LinearDetector, box_sample
+from helpers.known_detectors import box_sample
+from helpers.known_module import TWO, KnownModule, known_audit
 from helpers.runs import EVERY_TAG, module_like, quick_audit, read_events, shapes_data, trainer_with
-from lightning.pytorch import LightningModule, seed_everything
+from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from odsg_lightning import ODSmoothGradCallback
-
-TWO = [[2, 2, 12, 12], [10, 8, 22, 20]]
-
-
-class KnownModule(LightningModule):
-    """A LightningModule that is its own detector, with a gradient known beforehand, and trains one number."""
-
-    def __init__(self, scores=(0.95, 0.97)):
-        super().__init__()
-        base = torch.cat([torch.tensor(TWO, dtype=torch.float32), torch.tensor(scores)[:, None]], 1)
-        # Each box map lights up its own edge third of the object, the score map the whole object.
-        weights = torch.zeros(2, 5, 3, 24, 24)
-        for index, (x0, y0, x1, y1) in enumerate(TWO):
-            weights[index, 0, 0, y0:y1, x0] = 1e-6
-            weights[index, 1, 1, y0, x0:x1] = 1e-6
-            weights[index, 2, 2, y0:y1, x1 - 1] = 1e-6
-            weights[index, 3, 0, y1 - 1, x0:x1] = 1e-6
-            weights[index, 4, 1, y0:y1, x0:x1] = 1e-6
-        self.known = LinearDetector(base, weights, torch.tensor([0, 1]))
-        self.number = torch.nn.Parameter(torch.ones(()))
-
-    def detect(self, images):
-        return self.known.detect(images)
-
-    def training_step(self, batch, _):
-        return (self.number * batch).mean()
-
-    def validation_step(self, batch, _):
-        self.log("val/own", 1.0)
-
-    test_step = validation_step
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-    def train_dataloader(self):
-        return DataLoader(torch.rand(8, 1))
-
-    val_dataloader = test_dataloader = train_dataloader
 
 
 class FailingModule(KnownModule):
@@ -64,13 +24,9 @@ class FailingModule(KnownModule):
 
     def detect(self, images):
         self.calls += 1
-        if self.calls == 6:  # an audit of one image and two passes calls three times
+        if self.calls == 8:  # an audit of one image and two passes calls three times, and as often for the floor
             raise ArithmeticError("the detector broke")
         return super().detect(images)
-
-
-def known_audit(**settings):
-    return ODSmoothGradCallback(**({"samples": [box_sample(TWO, [0, 1])], "n_samples": 2, "blur_sigma": 0} | settings))
 
 
 class TestKnownNumbers:
@@ -79,7 +35,7 @@ class TestKnownNumbers:
     def test_every_scalar_and_image_at_the_right_step(self, tmp_path):
         trainer_with([known_audit()], tmp_path).fit(KnownModule())
         events = read_events(tmp_path)
-        tags = {tag for tag in events.Tags()["scalars"] if tag.startswith(("iof/", "audit/"))}
+        tags = {tag for tag in events.Tags()["scalars"] if tag.startswith(("iof/", "audit/", "drift"))}
         assert tags == EVERY_TAG
         steps = [event.step for event in events.Scalars("val/own")]  # where Lightning puts what the module logs
         assert steps == [1, 3]
@@ -94,9 +50,12 @@ class TestKnownNumbers:
             assert picture.shape[2] == 3
 
     def test_values(self, tmp_path):
-        trainer = trainer_with([known_audit()])
+        audit = known_audit()
+        trainer = trainer_with([audit])
         trainer.fit(KnownModule())
         logged = trainer.callback_metrics
+        assert audit.iof.per_object().shape == (2, 17)  # of the last audit alone
+        assert audit.iof.compute()["object"] == logged["iof/object"]
         for parameter in ("x_min", "y_min", "x_max", "y_max"):
             found = [logged[f"iof/{parameter}/{region}"] for region in ("edge", "middle", "opposite", "object")]
             assert found == [1, 0, 0, 1]
@@ -216,7 +175,7 @@ class TestFailure:
 
     def test_first_audit_failing_does_not_break_a_monitor(self, tmp_path):
         module = FailingModule()
-        module.calls = 3
+        module.calls = 6
         keep = ModelCheckpoint(tmp_path, monitor="iof/object", mode="max")
         trainer = trainer_with([known_audit(), keep], enable_checkpointing=True)
         with pytest.warns(RuntimeWarning, match="step 2 failed"):
@@ -234,6 +193,10 @@ class TestSetup:
     def test_no_audit_set(self):
         with pytest.raises(MisconfigurationException, match=r"Expected a data module with a method `audit_samples\(\)"):
             trainer_with([ODSmoothGradCallback()]).fit(KnownModule())
+
+    def test_object_that_comes_twice(self):
+        with pytest.raises(MisconfigurationException, match="but annotation 1 of image 1 comes 2 times"):
+            trainer_with([known_audit(samples=[box_sample(TWO, [0, 1])] * 2)]).fit(KnownModule())
 
     def test_empty_audit_set(self):
         with pytest.raises(MisconfigurationException, match="at least one object, but got an empty one"):
@@ -261,6 +224,8 @@ class TestSetup:
         [
             ({"every_n_validations": 0}, "`every_n_validations` to be at least 1, but got 0"),
             ({"max_strips": -1}, "`max_strips` to be 0 or more, but got -1"),
+            ({"floor_images": -1}, "`floor_images` to be 0 or more, but got -1"),
+            ({"reference": "first.json", "drift": False}, "`reference` to come with drift=True"),
             ({"on_error": "ignore"}, "`on_error` to be 'warn' or 'raise', but got 'ignore'"),
             ({"n_samples": 0}, "`n_samples` to be an integer of at least 1"),
         ],

@@ -14,6 +14,9 @@ from helpers import ddp_run
 from helpers.ports import free_port
 from helpers.runs import EVERY_TAG, module_like, quick_audit, read_events, shapes_data, trainer_with
 
+from odsg_lightning.audit.maps_file import maps_beside
+from odsg_lightning.audit.record import read_record
+
 pytestmark = pytest.mark.slow
 
 TIMEOUT = 120  # seconds; a run takes about 15
@@ -58,32 +61,33 @@ def start_two(folder, model, shapes_folder, tasks):
     return [Ended(code, (folder / f"output_{rank}.txt").read_text()) for rank, code in enumerate(codes)]
 
 
-def task(entry, audit, *, audit_images=3, fails="none", logs=None, **options):
+def task(entry, audit, *, audit_images=3, fails="none", logs=None, checkpoint=None, **options):
     found = {"entry": entry, "audit": audit, "audit_images": audit_images, "fails": fails, "options": options}
-    return found | {"logs": str(logs) if logs else None}
+    return found | {"logs": str(logs) if logs else None, "checkpoint": str(checkpoint) if checkpoint else None}
 
 
 @dataclass
 class Results:
     ranks: list[dict]
     logs: Path
+    checkpoint: Path
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory, trained_retinanet, shapes_folder):
     """All that needs no error, in one start."""
     folder = tmp_path_factory.mktemp("ddp") / "run"
-    logs = folder.parent / "logs"
+    logs, checkpoint = folder.parent / "logs", folder.parent / "last.ckpt"
     tasks = {
         "validate 3": task("validate", {}, verbose=False),
         "validate 1": task("validate", {}, audit_images=1, verbose=False),
         "fit without": task("fit", None),
-        "fit": task("fit", {}, logs=logs),
+        "fit": task("fit", {"save_records": True}, logs=logs, checkpoint=checkpoint),
         "fit failing": task("fit", {}, fails="second"),
     }
     for ended in start_two(folder, trained_retinanet.model, shapes_folder, tasks):
         assert ended.code == 0, ended.output
-    return Results([json.loads((folder / f"rank_{rank}.json").read_text()) for rank in range(2)], logs)
+    return Results([json.loads((folder / f"rank_{rank}.json").read_text()) for rank in range(2)], logs, checkpoint)
 
 
 def test_there_were_two_processes(results):
@@ -139,6 +143,32 @@ def test_first_process_alone_writes_and_pictures_stand_beside_the_scalars(result
     assert pictures
     for tag in pictures:
         assert [event.step for event in events.Images(tag)] == steps
+
+
+def test_record_holds_the_objects_of_both_processes(results):
+    paths = sorted(results.logs.rglob("audits/*.json"))
+    assert [path.name for path in paths] == ["step_000001.json", "step_000003.json"]
+    record = read_record(paths[1])
+    assert len(record.objects) == results.ranks[0]["fit"]["logged"]["audit/n_objects"]
+    assert len({row.image_id for row in record.objects}) == 3
+    found = {row.key for row in record.objects if not row.missed}
+    assert maps_beside(paths[1], record.maps).keys == found
+    assert record.metrics["drift/n_objects"] > 0
+    for rank in results.ranks:
+        assert rank["fit"]["logged"]["drift/ssim"] == pytest.approx(record.metrics["drift/ssim"], abs=1e-6)
+
+
+def test_drift_goes_on_with_another_number_of_processes(results, trained_retinanet, shapes_folder):
+    module = module_like(trained_retinanet.model)
+    for stage in module.detector.backbone.bottom_up.stages[-1:]:
+        stage.append(torch.nn.Dropout(0.2))  # as the run had it
+    trainer = trainer_with([quick_audit()])
+    data = shapes_data(shapes_folder, audit_images=3)
+    (alone,) = trainer.validate(module, data, ckpt_path=results.checkpoint, verbose=False)
+    assert alone["drift/n_objects"] == alone["audit/coverage"] * alone["audit/n_objects"] > 0
+    # The weights are those of the last audit. Its maps came from both processes; equal but for rounding to halves.
+    assert alone["drift/pearson"] > 0.999
+    assert alone["drift_ref/pearson"] < alone["drift/pearson"]
 
 
 def test_raise_ends_both_processes(tmp_path, trained_retinanet, shapes_folder):

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, seed_everything
 from torch import nn
 
 from odsg_lightning import resolve_adapter
+from odsg_lightning.audit.record import read_record
 
 
 class LossRecorder(Callback):
@@ -40,14 +41,14 @@ class BreaksHalfway:
         return self.inner.detect(images)
 
 
-def train(model, shapes_folder, callbacks):
+def train(model, shapes_folder, callbacks, **settings):
     """Six steps with three validations; return everything that could differ."""
     seed_everything(7, verbose=False)
     module = module_like(model)
     for stage in module.detector.backbone.bottom_up.stages[-1:]:
         stage.append(nn.Dropout(0.2))
     recorder = LossRecorder()
-    trainer = trainer_with([recorder, *callbacks], max_steps=6)
+    trainer = trainer_with([recorder, *callbacks], max_steps=6, **settings)
     trainer.fit(module, datamodule=shapes_data(shapes_folder))
     normalisations = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d)]
     return {
@@ -80,15 +81,18 @@ def difference(first, second, path="run"):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["retinanet", "faster_rcnn"])
-def test_training_is_bit_identical(kind, shapes_folder, request):
+def test_training_is_bit_identical(kind, shapes_folder, request, tmp_path):
     model = request.getfixturevalue(f"trained_{kind}").model
     without = train(model, shapes_folder, [])
     assert len(without["losses"]) == 6
     assert without["batch norm"]
 
-    audit = quick_audit(max_strips=2)
-    audited = train(model, shapes_folder, [audit])
+    audit = quick_audit(max_strips=2, save_records=True)  # with drift and its floor, too
+    audited = train(model, shapes_folder, [audit], default_root_dir=tmp_path)
     assert audit.n_validations == 3
+    records = [read_record(path) for path in sorted(tmp_path.rglob("step_*.json"))]
+    assert all(record.metrics["drift_floor/n_objects"] > 0 for record in records)
+    assert [record.metrics["drift/n_objects"] > 0 for record in records] == [False, True, True]
     assert audit.n_failed == 0
     assert difference(without, audited) is None
 
