@@ -1,6 +1,7 @@
 """``odsg audit-set`` and ``odsg audit``."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,13 @@ def _add_audit(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is p
     parser.add_argument("--engine", choices=_ENGINES, default="auto", help="how gradients are computed; same maps")
     parser.add_argument("--precision", choices=["full", "bf16"], default="full", help="of the backward pass")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
+    parser.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what your evaluation measured, for the report: --metric val/map=0.41 --metric val/map_50=0.62",
+    )
     parser.add_argument("--no-maps", action="store_true", help="write the record only, not the maps beside it")
     parser.add_argument("--trust", action="store_true", help="read the checkpoint even if it may run any code")
     parser.add_argument("--restart", action="store_true", help="begin anew after an interruption")
@@ -111,6 +119,7 @@ def _run_audit(options: argparse.Namespace) -> int:
     from odsg_lightning.training.checkpoint_audit import audit_checkpoint
 
     numbers = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in _NUMBERS}
+    metrics = dict(_metric(text) for text in options.metric)
     config = AuditConfig(method=options.method, engine=options.engine, precision=options.precision, **numbers)
     if options.trust:
         print(
@@ -128,6 +137,7 @@ def _run_audit(options: argparse.Namespace) -> int:
         num_classes=options.num_classes,
         annotations=options.annotations,
         images=options.images,
+        metrics=metrics,
         device=options.device,
         with_maps=not options.no_maps,
         trust=options.trust,
@@ -139,3 +149,14 @@ def _run_audit(options: argparse.Namespace) -> int:
     beside = "" if record.maps is None else f", with {record.maps['file']}"
     console.print(f"Record: {options.output}{beside}", soft_wrap=True, markup=False, highlight=False)
     return 0
+
+
+def _metric(text: str) -> tuple[str, float]:
+    name, equals, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not (name and equals and math.isfinite(number)):
+        raise ValueError(f"Expected --metric to be NAME=VALUE with a finite number, but got {text!r}.")
+    return name, number

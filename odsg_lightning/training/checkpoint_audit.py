@@ -42,6 +42,7 @@ def audit_checkpoint(
     num_classes: int | None = None,
     annotations: str | Path | None = None,
     images: str | Path | None = None,
+    metrics: Mapping[str, float] | None = None,
     device: Device = "auto",
     with_maps: bool = True,
     trust: bool = False,
@@ -62,6 +63,7 @@ def audit_checkpoint(
         num_classes: of a Detectron2 checkpoint; None for the number of categories of the audit set.
         annotations: where the COCO file lies, if not where the audit set says.
         images: where its images lie, if not there.
+        metrics: what was measured elsewhere, such as ``{"val/map_50": 0.99}``, to be kept in the record.
         device: ``"auto"``: a GPU if there is one.
         with_maps: whether to write ``<stem>.maps.npz``, too.
         trust: let the checkpoint run code.
@@ -103,7 +105,8 @@ def audit_checkpoint(
                 else:
                     bar.update(config.passes)
                 rows.extend(done)
-    record = AuditRecord(head.fingerprint, head.provenance, tuple(sorted(rows, key=lambda row: row.key)))
+    objects = tuple(sorted(rows, key=lambda row: row.key))
+    record = AuditRecord(head.fingerprint, head.provenance, objects, dict(sorted((metrics or {}).items())))
     stored = unfinished.maps(image.id for image in coco.images) if with_maps else None
     written = write_with_maps(record, output, stored)
     if not with_maps:

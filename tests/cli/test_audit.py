@@ -253,6 +253,19 @@ def test_at_most_so_many_objects_of_an_image(trained, place):
     assert sum(len(image.annotation_ids) for image in chosen.images) > len(expected)
 
 
+def test_what_was_measured_elsewhere_is_kept_in_the_record(trained, place):
+    metrics = ["--metric", "val/map=0.41", "--metric", "val/map_50=0.625", "--max-objects-per-image", "1"]
+    assert main(arguments(trained, place / "a.json", *metrics, n_samples=1)) == 0
+    assert read_record(place / "a.json").metrics == {"val/map": 0.41, "val/map_50": 0.625}
+
+
+@pytest.mark.parametrize("metric", ["val/map", "=1", "val/map=high", "val/map=nan"])
+def test_a_metric_that_is_no_number_is_refused(trained, place, capsys, metric):
+    assert main(arguments(trained, place / "a.json", "--metric", metric)) == 2
+    assert "Expected --metric to be NAME=VALUE with a finite number" in capsys.readouterr().err
+    assert list(place.iterdir()) == []
+
+
 def test_the_set_may_lie_elsewhere(trained, shapes_folder, place):
     moved = place / "elsewhere"
     moved.mkdir()
