@@ -1,4 +1,4 @@
-"""Margins from the noise of the seeds: audits of one checkpoint that differ in the seed should pass each other."""
+"""Margins from records that should pass each other: of one checkpoint under several seeds, or of honest retrainings."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -36,21 +36,25 @@ class Calibration:
     proposed: float | None
 
 
-def calibrate(records: Mapping[str, AuditRecord], config: GateConfig | None = None) -> list[Calibration]:
-    """Measure the noise of every check.
+def calibrate(
+    records: Mapping[str, AuditRecord], config: GateConfig | None = None, *, retrained: bool = False
+) -> list[Calibration]:
+    """Measure how much every check varies between records that should pass each other.
 
     Args:
-        records: by the name of their file, at least two, of one checkpoint; they differ in the seed only. Three and
-            more say how much the noise itself varies.
+        records: by the name of their file, at least two, better three and more. They are audits of one checkpoint under
+            different seeds; or, ``retrained``, of several checkpoints.
         config: confidence, resamples and the size of categories; None for the defaults.
+        retrained: whether the checkpoints are the results of trainings that you would accept in each other's place.
 
     Raises:
         ValueError: there are fewer than two.
-        BrokenInputError: they are not of one checkpoint, or differ in more than the seed, or share one.
+        BrokenInputError: they differ in more than the seed; or they are not of one checkpoint under different seeds;
+            or, ``retrained``, two are of the same checkpoint.
     """
     if len(records) < 2:
-        raise ValueError(f"Expected at least two records of one checkpoint, better three, but got {len(records)}.")
-    _check_alike(records)
+        raise ValueError(f"Expected at least two records, better three, but got {len(records)}.")
+    _check_alike(records, retrained)
     config = config or GateConfig()
     everything = replace(
         config,
@@ -79,19 +83,26 @@ def calibrated_config(rows: Sequence[Calibration], config: GateConfig | None = N
     )
 
 
-def _check_alike(records: Mapping[str, AuditRecord]) -> None:
+def _check_alike(records: Mapping[str, AuditRecord], retrained: bool) -> None:
     names = list(records)
     first = records[names[0]]
-    for name in names:
-        checkpoint = records[name].provenance["checkpoint_sha256"]
-        if checkpoint is None or checkpoint != first.provenance["checkpoint_sha256"]:
-            got = "says of none what it is" if checkpoint is None else f"is of another than {names[0]}"
-            raise BrokenInputError(
-                f"Expected audits of one checkpoint, made by `odsg audit` with several --seed, but {name} {got}."
-            )
+    checkpoints = [records[name].provenance["checkpoint_sha256"] for name in names]
+    for position, (name, checkpoint) in enumerate(zip(names, checkpoints, strict=True)):
+        got = None
+        if checkpoint is None:
+            got = "says of none what it is"
+        elif retrained and checkpoint in checkpoints[:position]:
+            got = f"is of the same one as {names[checkpoints.index(checkpoint)]}"
+        elif not retrained and checkpoint != checkpoints[0]:
+            got = f"is of another than {names[0]}: --retrained measures how much trainings differ"
+        if got:
+            expected = "a checkpoint of its own for each" if retrained else "one checkpoint, with several --seed"
+            raise BrokenInputError(f"Expected audits made by `odsg audit` of {expected}, but {name} {got}.")
         reasons = differences(first, records[name], ignore_seed=True)
         if reasons:
             raise BrokenInputError(f"Expected records that differ in the seed only, but {name}: {reasons[0]}")
+    if retrained:
+        return
     seeds = [record.fingerprint["seed"] for record in records.values()]
     if len(set(seeds)) < len(seeds):
         raise BrokenInputError(f"Expected each record to have a seed of its own, but got {sorted(seeds)}.")

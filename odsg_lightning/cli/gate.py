@@ -33,8 +33,9 @@ def add(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is private
     accept.add_argument("--reset", action="store_true", help="replace a baseline that was audited in another way")
     accept.set_defaults(run=_accept)
 
-    calibrate = subcommands.add_parser("calibrate", help="measure the noise of the seeds and propose margins")
-    calibrate.add_argument("records", type=Path, nargs="+", help="audits of one checkpoint under different seeds")
+    calibrate = subcommands.add_parser("calibrate", help="propose margins from audits that should pass each other")
+    calibrate.add_argument("records", type=Path, nargs="+", help="audits of one checkpoint under several --seed")
+    calibrate.add_argument("--retrained", action="store_true", help="they are of checkpoints that you would all accept")
     calibrate.add_argument("-o", "--output", type=Path, metavar="gate.yaml", help="write the margins for odsg gate")
     calibrate.add_argument("--force", action="store_true", help="overwrite that file")
     calibrate.set_defaults(run=_calibrate)
@@ -112,15 +113,17 @@ def _calibrate(options: argparse.Namespace) -> int:
     if options.output and not options.force and os.path.lexists(options.output):
         raise ValueError(f"Expected no file at {options.output}, but there is one: --force overwrites it.")
     records = {str(path): read_record(path) for path in options.records}
-    rows = calibrate(records)
+    rows = calibrate(records, retrained=options.retrained)
     if len(records) == 2:
         print("Warning: two records say little about the noise: make three or more.", file=sys.stderr)
     print(f"{'check':<20} {'sd':>7} {'largest drop':>13} {'proposed margin':>16}")
     for row in rows:
         print(f"{row.check:<20} {number(row.sd):>7} {number(row.largest_drop):>13} {number(row.proposed):>16}")
     advice = (
-        "These margins cover the noise of the seeds alone.\n"
-        "Widen those of changes that you would accept in a retrained model."
+        f"These margins cover the differences between these {len(records)} trainings."
+        if options.retrained
+        else "These margins cover the noise of the seeds alone: audit several trainings that you would\n"
+        "accept, and calibrate with --retrained, or widen them by hand."
     )
     print(advice)
     if options.output:

@@ -112,3 +112,34 @@ def test_records_that_differ_in_more_than_the_seed_are_refused():
         calibrate(records | {"again.json": make_record(audit_seed=1)})
     with pytest.raises(ValueError, match="at least two records"):
         calibrate(seeds(1))
+
+
+def trainings(count):
+    """Audits under one seed of checkpoints that differ as retrainings do."""
+    base = make_record()
+    return {
+        f"run_{run}.json": replace(
+            dropped(base, 0.04 * run), provenance={**base.provenance, "checkpoint_sha256": f"{run}" * 64}
+        )
+        for run in range(count)
+    }
+
+
+def test_margins_of_retrainings_let_each_take_the_place_of_each():
+    records = trainings(3)
+    config = calibrated_config(calibrate(records, retrained=True))
+    assert config.checks["iof/object"].margin.amount >= 0.08 * 1.5  # the largest drop, and headroom
+    pairs = [(one, other) for one in records.values() for other in records.values()]
+    assert {compare(*pair, config).verdict for pair in pairs} == {"pass"}
+    assert {compare(*pair).verdict for pair in pairs} > {"pass"}  # with the default margins some pair is refused
+
+
+def test_retrainings_are_told_from_audits_of_one_checkpoint():
+    records = trainings(2)
+    with pytest.raises(BrokenInputError, match=r"run_1.json is of another than run_0.json: --retrained measures"):
+        calibrate(records)
+    with pytest.raises(BrokenInputError, match=r"again.json is of the same one as run_1.json"):
+        calibrate(records | {"again.json": records["run_1.json"]}, retrained=True)
+    nameless = {**records["run_1.json"].provenance, "checkpoint_sha256": None}
+    with pytest.raises(BrokenInputError, match="says of none what it is"):
+        calibrate(records | {"b.json": replace(records["run_1.json"], provenance=nameless)}, retrained=True)

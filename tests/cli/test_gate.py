@@ -338,6 +338,15 @@ def test_margins_are_printed_and_written(audits, tmp_path, capsys):
     assert gate(tmp_path, "seed_1.json", *options) == 0
 
 
+def test_margins_of_retrainings(audits, capsys):
+    assert main(["calibrate", *map(str, audits), "--retrained"]) == 3  # these are of one checkpoint
+    base = make_record()
+    for run, path in enumerate(audits):
+        write_record(replace(base, provenance={**base.provenance, "checkpoint_sha256": f"{run}" * 64}), path)
+    assert main(["calibrate", *map(str, audits), "--retrained"]) == 0
+    assert "cover the differences between these 3 trainings" in capsys.readouterr().out
+
+
 def test_a_file_is_overwritten_only_with_force(audits, tmp_path):
     output = tmp_path / "gate.yaml"
     output.write_text("mine")
