@@ -1,5 +1,6 @@
 """The benchmarks run, and measure networks that do what a trained detector does. No timing is asserted."""
 
+import functools
 import importlib
 import json
 import math
@@ -111,3 +112,15 @@ def test_what_does_not_fit_is_said(benchmarks, one_thread, capsys):
     (result,) = benchmarks("saliency").main(["--sizes", "128x128", "--objects", "9", "--object-size", "96"])
     assert "at most 1 do" in result["skipped"]
     assert "do not fit" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_gate_on_real_detectors_prints_what_it_said_of_each(benchmarks, tmp_path, capsys, monkeypatch):
+    module = benchmarks("gate_real")
+    small = functools.partial(module.make_shortcut_data, n_train=16, n_val=30)
+    monkeypatch.setattr(module, "make_shortcut_data", small)
+    results = module.main(["--repetitions=1", "--clean=2", "--steps=1", f"--output={tmp_path}"])
+    assert {case: len(of_case) for case, of_case in results.items()} == {"same": 1, "shortcut": 1, "retrained": 1}
+    printed = capsys.readouterr().out
+    assert "retrained: 1 not comparable" in printed  # after one step nothing is detected
+    assert len(list((tmp_path / "1-steps").glob("*.ckpt"))) == 3

@@ -28,7 +28,7 @@ from odsg_lightning import ODSmoothGradCallback
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.audit.loop import audit
-from odsg_lightning.demo.run import RECIPES, demo_parts
+from odsg_lightning.demo.recipe import RECIPES, demo_parts
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
 from odsg_lightning.training.detectron2_batch import training_inputs
 from odsg_lightning.training.tally import AuditTally

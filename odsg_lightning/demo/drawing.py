@@ -67,6 +67,13 @@ def draw_image(rng: Generator, size: int) -> tuple[NDArray[np.uint8], list[Shape
     return np.clip(image, 0, 255).astype(np.uint8), shapes
 
 
+def random_place(rng: Generator, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Draw place, size and aspect of an object: its upper left corner and its extent, ``[2]`` (x, y) in pixels."""
+    side, stretch = size * rng.uniform(*_SIDE), math.exp(rng.uniform(-0.3, 0.3))
+    extent = np.array([side * stretch, side / stretch])
+    return rng.uniform(_MARGIN * size, (1 - _MARGIN) * size - extent), extent
+
+
 def _background(rng: Generator, size: int) -> Floats:
     """Soft patches of colour, blurred noise and short strokes, ``[size, size, 3]``."""
     patches = 127 + 0.45 * (rng.uniform(0, 255, (4, 4, 3)) - 127)
@@ -86,9 +93,7 @@ def _background(rng: Generator, size: int) -> Floats:
 def _random_shape(rng: Generator, size: int) -> Shape:
     """A shape of random class, size, aspect and place, wholly inside the image."""
     label = int(rng.integers(len(CATEGORIES)))
-    side, stretch = size * rng.uniform(*_SIDE), math.exp(rng.uniform(-0.3, 0.3))
-    extent = np.array([side * stretch, side / stretch])
-    corner = rng.uniform(_MARGIN * size, (1 - _MARGIN) * size - extent)
+    corner, extent = random_place(rng, size)
     vertices = _outline(rng, label)
     vertices = (vertices - vertices.min(axis=0)) / np.ptp(vertices, axis=0)
     return Shape(label, np.round(corner + vertices * extent, 2))

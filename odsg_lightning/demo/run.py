@@ -1,29 +1,19 @@
 """The main job in minutes: fine-tune a small detector on generated shapes, audited at every validation."""
 
 import time
-import warnings
 from pathlib import Path
-from typing import Literal
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
-from odsg_lightning.demo.shapes import make_shapes
-from odsg_lightning.names import BOX_PARAMETERS, REGIONS, SUMMARY_NAMES
+from odsg_lightning.audit.tables import iof_table, two_digits
+from odsg_lightning.demo.recipe import RECIPES, DetectorName, demo_parts, no_foreign_warnings
 from odsg_lightning.saliency.options import Engine
 from odsg_lightning.training.callback import ODSmoothGradCallback
-from odsg_lightning.training.data import CocoDetectionDataModule
 from odsg_lightning.training.image_log import export_pictures
-from odsg_lightning.training.module import DetectionModule
-
-DetectorName = Literal["retinanet", "faster-rcnn"]
-
-RECIPES = {"retinanet": ("retinanet_tiny", 900), "faster-rcnn": ("faster_rcnn_tiny", 600)}
-"""Configuration and number of steps with which each detector learns the shapes."""
 
 _VALIDATIONS = 6
 _ENOUGH_AP50 = 0.9
@@ -80,15 +70,12 @@ def run_demo(
         callbacks=[audit, watch, best, LearningRateMonitor()],
         enable_model_summary=False,
     )
-    with warnings.catch_warnings():
-        # Of PyTorch and Lightning about one another's and Detectron2's code: nothing that the reader could mend.
-        warnings.filterwarnings("ignore", message=".*torch.meshgrid")
-        warnings.filterwarnings("ignore", message=".*LeafSpec")
+    with no_foreign_warnings():
         trainer.fit(module, datamodule=data)
     run = Path(logger.log_dir)
     pictures = export_pictures(run, run / "strips")
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    console.print(_iof_table(detector, metrics))
+    console.print(iof_table(metrics, f"{detector}, after its last step"))
     console.print(_run_table(metrics, watch.seconds - audit.seconds, audit.seconds))
     console.print(f"{len(pictures)} strips as PNG: {run / 'strips'}", soft_wrap=True)
     console.print("Look at the curves and the maps:", soft_wrap=True)
@@ -96,68 +83,16 @@ def run_demo(
     return _verdict(console, metrics["val/map_50"])
 
 
-def demo_parts(
-    detector: DetectorName, shapes_folder: Path, steps: int, seed: int = 0
-) -> tuple[DetectionModule, CocoDetectionDataModule]:
-    """Return the untrained detector of the demonstration and its data.
-
-    Args:
-        detector: which of the two tiny detectors.
-        shapes_folder: where the generated images lie, or are put.
-        steps: of the training, over which the learning rate rises and falls.
-        seed: of the data; the weights are those of the random state.
-    """
-    shapes = make_shapes(shapes_folder, seed=seed)
-    data = CocoDetectionDataModule(
-        shapes.train_annotations,
-        shapes.train_images,
-        shapes.val_annotations,
-        shapes.val_images,
-        batch_size=8,
-        min_size=[128],
-        min_size_eval=128,
-        num_workers=0,  # images of 128 px load faster than they travel between processes
-    )
-    module = DetectionModule(
-        RECIPES[detector][0],
-        num_classes="auto",
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=2e-3, weight_decay=1e-4),
-        lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, 2e-3, total_steps=steps, pct_start=0.15
-        ),
-        map_backend="pycocotools",
-    )
-    return module, data
-
-
-def _iof_table(detector: str, metrics: dict[str, float]) -> Table:
-    """Return the IOF of the last audit, per parameter and region."""
-    table = Table(title=f"{detector}, after its last step")
-    table.add_column("IOF")
-    for name in (*REGIONS, "object"):
-        table.add_column(name, justify="right")
-    for parameter in BOX_PARAMETERS:
-        table.add_row(parameter, *(_two(metrics[f"iof/{parameter}/{region}"]) for region in (*REGIONS, "object")))
-    table.add_row("score", *[""] * len(REGIONS), _two(metrics["iof/score/object"]), end_section=True)
-    summary = {name: _two(metrics[f"iof/{name}"]) for name in SUMMARY_NAMES}
-    table.add_row("mean of the box", *(summary[region] for region in (*REGIONS, "object")), end_section=True)
-    return table
-
-
 def _run_table(metrics: dict[str, float], training: float, auditing: float) -> Table:
     """Return what to read beside the IOF, and where the time went."""
     table = Table(show_header=False)
-    table.add_row("AP50", _two(metrics["val/map_50"]))
-    table.add_row("coverage", f"{_two(metrics['audit/coverage'])} of {metrics['audit/n_objects']:.0f} objects")
+    table.add_row("AP50", two_digits(metrics["val/map_50"]))
+    table.add_row("coverage", f"{two_digits(metrics['audit/coverage'])} of {metrics['audit/n_objects']:.0f} objects")
     table.add_row("undefined maps", f"{metrics['audit/n_undefined']:.0f}")
-    table.add_row("match rate", _two(metrics["audit/match_rate"]))
+    table.add_row("match rate", two_digits(metrics["audit/match_rate"]))
     table.add_row("seconds training", f"{training:.0f}")
     table.add_row("seconds auditing", f"{auditing:.0f} in {_VALIDATIONS} audits")
     return table
-
-
-def _two(value: float) -> str:
-    return f"{value:.2f}"
 
 
 def _verdict(console: Console, ap50: float) -> int:

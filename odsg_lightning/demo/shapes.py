@@ -1,7 +1,7 @@
 """A small COCO-format data set of textured shapes: a detector learns it on a CPU in minutes.
 
 Each image holds one to three shapes, most often one, on a cluttered, textured background: see
-:mod:`odsg_lightning.demo.drawing`.
+:mod:`odsg_lightning.demo.drawing`; with annotation frames burned in, if asked for: :mod:`odsg_lightning.demo.frames`.
 """
 
 import json
@@ -9,12 +9,13 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from PIL import Image
 
 from odsg_lightning.demo.drawing import CATEGORIES, Shape, draw_image
+from odsg_lightning.demo.frames import Frames, draw_frames
 
 _RECIPE = 1  # kept in the files: raise it when the same seed gives other images, so that old folders are not reused
 _SPLITS = ("train", "val")
@@ -38,7 +39,13 @@ class ShapesDataset:
 
 
 def make_shapes(
-    folder: str | Path, *, n_train: int = 1000, n_val: int = 100, size: int = 128, seed: int = 0
+    folder: str | Path,
+    *,
+    n_train: int = 1000,
+    n_val: int = 100,
+    size: int = 128,
+    seed: int = 0,
+    frames: Frames = "none",
 ) -> ShapesDataset:
     """Write the data set, or reuse the one that the same arguments wrote before.
 
@@ -51,6 +58,7 @@ def make_shapes(
         n_val: number of validation images.
         size: height and width of an image in pixels, at least 64.
         seed: seed of every random choice, not negative.
+        frames: annotation frames burned into the images. They change nothing else: the same shapes lie beneath them.
 
     Returns:
         The paths of the two annotation files and the two image folders.
@@ -63,15 +71,19 @@ def make_shapes(
             "Expected n_train >= 1, n_val >= 1, size >= 64 and seed >= 0, but got "
             f"n_train={n_train}, n_val={n_val}, size={size}, seed={seed}."
         )
+    if frames not in get_args(Frames):
+        raise ValueError(f"Expected frames to be one of {get_args(Frames)}, but got {frames!r}.")
     folder = Path(folder)
-    arguments = {"recipe": _RECIPE, "n_train": n_train, "n_val": n_val, "size": size, "seed": seed}
+    arguments: dict[str, Any] = {"recipe": _RECIPE, "n_train": n_train, "n_val": n_val, "size": size, "seed": seed}
+    if frames != "none":  # data sets without frames do not name them: those written before there were any stay valid
+        arguments["frames"] = frames
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         return _existing(folder, arguments)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         unfinished = Path(temporary) / "shapes"  # a level below: the temporary folder itself is private to this user
         for split, count in enumerate((n_train, n_val)):
-            _write_split(unfinished, split, count, size, seed, arguments)
+            _write_split(unfinished, split, count, arguments)
         try:
             os.replace(unfinished, folder)
         except OSError:
@@ -81,8 +93,9 @@ def make_shapes(
     return _paths(folder)
 
 
-def _write_split(folder: Path, split: int, count: int, size: int, seed: int, arguments: dict[str, int]) -> None:
+def _write_split(folder: Path, split: int, count: int, arguments: dict[str, Any]) -> None:
     """Write one split: its images and its COCO JSON."""
+    size, seed, frames = arguments["size"], arguments["seed"], arguments.get("frames", "none")
     annotation_file, image_folder = _split_paths(folder, split)
     annotation_file.parent.mkdir(parents=True, exist_ok=True)
     image_folder.mkdir(parents=True)
@@ -90,6 +103,7 @@ def _write_split(folder: Path, split: int, count: int, size: int, seed: int, arg
     annotations: list[dict[str, Any]] = []
     for index in range(count):
         pixels, shapes = draw_image(np.random.default_rng([seed, split, index]), size)
+        draw_frames(np.random.default_rng([seed, split, index, 1]), pixels, shapes, frames)
         image_id, file_name = index + 1, f"{index + 1:06d}.png"
         Image.fromarray(pixels).save(image_folder / file_name, compress_level=1)  # noise does not compress: be quick
         images.append({"id": image_id, "file_name": file_name, "width": size, "height": size})
@@ -120,7 +134,7 @@ def _annotation(shape: Shape, annotation_id: int, image_id: int) -> dict[str, An
     }
 
 
-def _existing(folder: Path, arguments: dict[str, int]) -> ShapesDataset:
+def _existing(folder: Path, arguments: dict[str, Any]) -> ShapesDataset:
     """Return the data set in a folder that is not empty, if it is complete and these arguments wrote it."""
     for split in range(len(_SPLITS)):
         annotation_file, image_folder = _split_paths(folder, split)

@@ -217,3 +217,8 @@ def test_arguments_out_of_range_are_refused(tmp_path, wrong):
     with pytest.raises(ValueError, match="Expected n_train >= 1, n_val >= 1, size >= 64 and seed >= 0, but got"):
         make_shapes(tmp_path / "shapes", **{**SMALL, **wrong})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_from_before_there_were_frames_stay_valid(dataset):
+    arguments = load(dataset.train_annotations).dataset["info"]["arguments"]
+    assert arguments == {"recipe": 1, "n_train": 12, "n_val": 5, "size": 96, "seed": 3}
