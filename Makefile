@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DETECTOR ?= retinanet
+JOBS ?= 2
 
 .PHONY: help setup demo test lint lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    fine-tune and audit a small detector on generated shapes (DETECTOR=faster-rcnn for the other one)"
-	@echo "make test    all checks: lint, types, every test"
+	@echo "make test    all checks: lint, types, every test, JOBS=2 at a time"
 	@echo "make lint    ruff and mypy alone"
 	@echo "make setup   .venv alone"
 	@echo "make lock    write requirements/lock.txt anew from pyproject.toml"
@@ -21,7 +22,7 @@ demo: $(READY)
 	$(BIN)/odsg demo --detector $(DETECTOR)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -290,7 +290,9 @@ class TestRealDetector:
         (validated,) = trainer.validate(module_like(model), data, verbose=False)
         (tested,) = trainer.test(module_like(model), data, verbose=False)
         assert validated["audit/coverage"] > 0
-        same = {name for name in EVERY_TAG if name != "audit/seconds"}
+        drift = {name for name in EVERY_TAG if name.startswith(("drift/", "drift_ref/")) and "n_objects" not in name}
+        assert {tested[name] for name in drift} == {1}  # the audit before is that of the validation
+        same = {name for name in EVERY_TAG if not name.startswith(("drift/", "drift_ref/"))} - {"audit/seconds"}
         assert {name: validated[name] for name in same} == pytest.approx(
             {name: tested[name] for name in same}, nan_ok=True
         )
