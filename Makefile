@@ -22,7 +22,7 @@ demo: $(READY)
 	$(BIN)/odsg demo --detector $(DETECTOR)
 
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -21,10 +21,10 @@ from odsg_lightning.audit.baseline import accept_baseline
 from odsg_lightning.audit.files import write_text
 from odsg_lightning.audit.gate import compare_files
 from odsg_lightning.audit.gate.outputs.terminal import print_result
+from odsg_lightning.data.audit_set_choice import choose_audit_set
 from odsg_lightning.demo.shapes import ShapesDataset, make_shapes
 from odsg_lightning.report.audits import read_audits
 from odsg_lightning.report.page import build_page
-from odsg_lightning.training.audit_set_choice import choose_audit_set
 from odsg_lightning.training.checkpoint_audit import audit_checkpoint
 
 

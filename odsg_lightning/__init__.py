@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from odsg_lightning.data.datamodule import CocoDetectionDataModule
     from odsg_lightning.detectors.resolve import resolve_adapter
     from odsg_lightning.metrics.iof import IntersectionOverForeground
     from odsg_lightning.training.callback import ODSmoothGradCallback
-    from odsg_lightning.training.data import CocoDetectionDataModule
     from odsg_lightning.training.module import DetectionModule
 
 __version__ = "0.1.0"
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "CocoDetectionDataModule": "odsg_lightning.training.data",
+    "CocoDetectionDataModule": "odsg_lightning.data.datamodule",
     "DetectionModule": "odsg_lightning.training.module",
     "IntersectionOverForeground": "odsg_lightning.metrics.iof",
     "ODSmoothGradCallback": "odsg_lightning.training.callback",

@@ -15,10 +15,11 @@ ALLOWED = {
     "metrics": {"saliency", "types"},
     "viz": set(),
     "audit": {"saliency", "detectors", "metrics", "types"},
-    "training": {"audit", "saliency", "metrics", "viz", "detectors", "types"},
+    "data": {"audit", "types"},
+    "training": {"data", "audit", "saliency", "metrics", "viz", "detectors", "types"},
     "report": {"audit", "viz"},
-    "demo": {"training", "audit", "metrics", "saliency", "report", "types"},
-    "cli": {"demo", "training", "audit", "report", "config_files"},
+    "demo": {"training", "data", "audit", "metrics", "saliency", "report", "types"},
+    "cli": {"demo", "training", "data", "audit", "report", "saliency", "config_files"},
 }
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 

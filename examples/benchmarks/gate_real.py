@@ -24,9 +24,9 @@ from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.gate import GateResult, compare
 from odsg_lightning.audit.gate.text import number
 from odsg_lightning.audit.record import AuditRecord, read_record
+from odsg_lightning.data.audit_set_choice import choose_audit_set
 from odsg_lightning.demo.recipe import no_foreign_warnings
 from odsg_lightning.demo.shortcut_models import STEPS, Kind, ShortcutData, ap50, make_shortcut_data, train
-from odsg_lightning.training.audit_set_choice import choose_audit_set
 from odsg_lightning.training.checkpoint_audit import audit_checkpoint
 
 

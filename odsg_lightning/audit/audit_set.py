@@ -1,6 +1,6 @@
 """The audit set file: which images are audited, and what they held when they were chosen.
 
-:mod:`odsg_lightning.training.audit_set_files` makes it and checks it against the files. Nothing here loads torch.
+:mod:`odsg_lightning.data.audit_set_files` makes it and checks it against the files. Nothing here loads torch.
 """
 
 import hashlib

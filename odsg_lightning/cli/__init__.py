@@ -1,6 +1,6 @@
 """The command ``odsg``: train, audit, compare and report. Each subcommand has a module of its own here.
 
-Only the standard library is imported at the top of these modules; each subcommand loads what it needs when it runs, so
+Only the standard library is loaded by importing these modules; each subcommand loads what it needs when it runs, so
 that ``odsg --help`` and ``odsg --version`` answer at once and work on a broken installation.
 """
 

@@ -4,9 +4,10 @@ import argparse
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-_ENGINES = ("auto", "windowed", "cut", "autograd")  # of saliency/options.py
+from odsg_lightning.saliency.options import Engine, Precision  # imports the standard library alone
+
 _NUMBERS = {  # of audit/config.py
     "n-samples": (int, 20, "noisy passes of SmoothGrad"),
     "sigma": (float, 0.05, "standard deviation of the noise, relative to the pixel range"),
@@ -65,8 +66,10 @@ def _add_audit(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is p
     parser.add_argument("--method", choices=["smoothgrad", "gradient"], default="smoothgrad", help="how maps are made")
     for name, (kind, default, text) in _NUMBERS.items():
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
-    parser.add_argument("--engine", choices=_ENGINES, default="auto", help="how gradients are computed; same maps")
-    parser.add_argument("--precision", choices=["full", "bf16"], default="full", help="of the backward pass")
+    parser.add_argument(
+        "--engine", choices=get_args(Engine), default="auto", help="how gradients are computed; same maps"
+    )
+    parser.add_argument("--precision", choices=get_args(Precision), default="full", help="of the backward pass")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
     parser.add_argument(
         "--metric",
@@ -86,7 +89,7 @@ def _run_audit_set(options: argparse.Namespace) -> int:
 
     from odsg_lightning.audit.audit_set import write_audit_set
     from odsg_lightning.audit.tables import audit_set_table
-    from odsg_lightning.training.audit_set_choice import choose_audit_set
+    from odsg_lightning.data.audit_set_choice import choose_audit_set
 
     if options.output.exists() and not options.force:
         raise ValueError(f"Expected {options.output} to be new, but it is there. Add --force to overwrite it.")

@@ -2,9 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-_ENGINES = ("auto", "windowed", "cut", "autograd")  # of saliency/options.py
+from odsg_lightning.saliency.options import Engine  # imports the standard library alone
 
 
 def add(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is private
@@ -24,7 +24,9 @@ def add(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is private
         "--output", type=Path, help="folder for data, logs and pictures; runs/demo or runs/demo-shortcut"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the data, the weights and the training")
-    parser.add_argument("--engine", choices=_ENGINES, default="auto", help="how the audit computes its gradients")
+    parser.add_argument(
+        "--engine", choices=get_args(Engine), default="auto", help="how the audit computes its gradients"
+    )
     parser.set_defaults(run=_run)
 
 

@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> int:
     """Run one of the Trainer's methods with the arguments behind ``odsg``."""
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-    from odsg_lightning.training.data import CocoDetectionDataModule
+    from odsg_lightning.data.datamodule import CocoDetectionDataModule
     from odsg_lightning.training.module import DetectionModule
 
     class OdsgCLI(LightningCLI):

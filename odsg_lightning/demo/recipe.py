@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
+from odsg_lightning.data.datamodule import CocoDetectionDataModule
 from odsg_lightning.demo.shapes import ShapesDataset, make_shapes
-from odsg_lightning.training.data import CocoDetectionDataModule
 from odsg_lightning.training.module import DetectionModule
 
 DetectorName = Literal["retinanet", "faster-rcnn"]

@@ -19,10 +19,10 @@ from odsg_lightning.audit.provenance import provenance
 from odsg_lightning.audit.record import AuditRecord, ObjectRow, read_record
 from odsg_lightning.audit.recording import UnfinishedAudit, maps_path, write_with_maps
 from odsg_lightning.audit.rows import fingerprint, object_maps, object_row
+from odsg_lightning.data.audit_set_files import load_sample, unchanged_dataset
 from odsg_lightning.detectors.build import class_count, portable_config
 from odsg_lightning.detectors.protocol import Detector
 from odsg_lightning.detectors.resolve import resolve_adapter
-from odsg_lightning.training.audit_set_files import load_sample, unchanged_dataset
 from odsg_lightning.training.checkpoint import load_detector
 from odsg_lightning.training.engine_notice import EngineNotice, engine_choice
 from odsg_lightning.training.module import DetectionModule

@@ -24,8 +24,8 @@ from PIL import Image
 from odsg_lightning.audit.audit_set import read_audit_set, write_audit_set
 from odsg_lightning.audit.files import sha256_of
 from odsg_lightning.cli import main
-from odsg_lightning.training import images as images_module
-from odsg_lightning.training.audit_set_choice import choose_audit_set
+from odsg_lightning.data import images as images_module
+from odsg_lightning.data.audit_set_choice import choose_audit_set
 
 
 class Attack:
@@ -288,7 +288,7 @@ def test_an_image_bomb(place, capsys, kind):
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from odsg_lightning.training.images import load_image
+from odsg_lightning.data.images import load_image
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sorted(Path(sys.argv[1]).iterdir()):
     try:

@@ -10,11 +10,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from odsg_lightning.audit.audit_set import AuditSet, read_audit_set
-from odsg_lightning.training import coco
-from odsg_lightning.training.audit_samples import make_audit_samples
-from odsg_lightning.training.audit_set_files import describe, load_sample, unchanged_dataset
-from odsg_lightning.training.categories import require_same_categories
-from odsg_lightning.training.dataset import DetectionDataset, DetectionExample
+from odsg_lightning.data import coco
+from odsg_lightning.data.audit_samples import make_audit_samples
+from odsg_lightning.data.audit_set_files import describe, load_sample, unchanged_dataset
+from odsg_lightning.data.categories import require_same_categories
+from odsg_lightning.data.dataset import DetectionDataset, DetectionExample
 from odsg_lightning.types import AuditSample
 
 Choice = TypeVar("Choice", bound=str)
@@ -23,7 +23,7 @@ Choice = TypeVar("Choice", bound=str)
 class CocoDetectionDataModule(LightningDataModule):
     """COCO detection data for fine-tuning, validation and the audit.
 
-    A batch is a list with one :class:`~odsg_lightning.training.dataset.DetectionExample` per image. Nothing is read
+    A batch is a list with one :class:`~odsg_lightning.data.dataset.DetectionExample` per image. Nothing is read
     before it is needed: a run that only validates does not need the training files.
 
     Args:

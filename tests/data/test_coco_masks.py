@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as mask_utils
 
-from odsg_lightning.training.coco import Annotation, segmentation_mask
-from odsg_lightning.training.coco_masks import rle_counts, segmentation_problem
+from odsg_lightning.data.coco import Annotation, segmentation_mask
+from odsg_lightning.data.coco_masks import rle_counts, segmentation_problem
 
 
 def mask_of(segmentation, height=30, width=40):

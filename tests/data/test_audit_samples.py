@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.coco_files import CROWD, annotation_record, image_record, make_data
 
-from odsg_lightning.training.audit_samples import splitmix64
+from odsg_lightning.data.audit_samples import splitmix64
 
 
 def test_audit_sample_by_hand(train, val):

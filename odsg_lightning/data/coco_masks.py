@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
 if TYPE_CHECKING:
-    from odsg_lightning.training.coco import Annotation
+    from odsg_lightning.data.coco import Annotation
 
 
 def segmentation_mask(annotation: "Annotation", height: int, width: int) -> NDArray[np.bool_]:
     """Rasterise an annotation's segmentation at the size of its image.
 
     Args:
-        annotation: an annotation that :func:`~odsg_lightning.training.coco.read_coco` kept the segmentation of.
+        annotation: an annotation that :func:`~odsg_lightning.data.coco.read_coco` kept the segmentation of.
         height: of the image, in pixels.
         width: of the image, in pixels.
 

@@ -4,7 +4,7 @@ from helpers.coco_files import CROWD, annotation_record, image_record, make_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from odsg_lightning.training.dataset import flip_boxes, resize_boxes, shortest_edge_size
+from odsg_lightning.data.dataset import flip_boxes, resize_boxes, shortest_edge_size
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from odsg_lightning.training.coco import Annotation, CocoDataset, CocoImage, segmentation_mask
-from odsg_lightning.training.dataset import resize_boxes, resize_image, shortest_edge_size
-from odsg_lightning.training.images import load_image
+from odsg_lightning.data.coco import Annotation, CocoDataset, CocoImage, segmentation_mask
+from odsg_lightning.data.dataset import resize_boxes, resize_image, shortest_edge_size
+from odsg_lightning.data.images import load_image
 from odsg_lightning.types import AuditSample
 
 MaskSource = Literal["segmentation", "box"]

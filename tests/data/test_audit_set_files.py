@@ -6,9 +6,9 @@ from helpers.coco_files import CATEGORIES, CROWD, annotation_record, gradient_im
 
 from odsg_lightning.audit.audit_set import read_audit_set, write_audit_set
 from odsg_lightning.audit.files import BrokenInputError
-from odsg_lightning.training.audit_samples import splitmix64
-from odsg_lightning.training.audit_set_choice import choose_audit_set
-from odsg_lightning.training.audit_set_files import load_sample, unchanged_dataset
+from odsg_lightning.data.audit_samples import splitmix64
+from odsg_lightning.data.audit_set_choice import choose_audit_set
+from odsg_lightning.data.audit_set_files import load_sample, unchanged_dataset
 
 SIZES = {"min_size": 60, "max_size": 1333}
 CAT, DOG = 3, 7

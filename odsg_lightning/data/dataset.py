@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transforms
 
-from odsg_lightning.training.coco import CocoDataset
-from odsg_lightning.training.images import load_image
+from odsg_lightning.data.coco import CocoDataset
+from odsg_lightning.data.images import load_image
 
 
 class EvaluationTarget(TypedDict):

@@ -7,7 +7,7 @@ import torch
 from helpers.coco_files import gradient_image
 from PIL import Image
 
-from odsg_lightning.training.images import load_image
+from odsg_lightning.data.images import load_image
 
 ROTATED_90 = 6  # EXIF: turn by 90 degrees clockwise to see it upright
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from odsg_lightning.training import coco_checks as checks
-from odsg_lightning.training.coco_checks import BadRecordError, Box, Problems
-from odsg_lightning.training.coco_masks import segmentation_mask, segmentation_problem
-from odsg_lightning.training.images import load_image, refuse_bombs
+from odsg_lightning.data import coco_checks as checks
+from odsg_lightning.data.coco_checks import BadRecordError, Box, Problems
+from odsg_lightning.data.coco_masks import segmentation_mask, segmentation_problem
+from odsg_lightning.data.images import load_image, refuse_bombs
 
 __all__ = ["Annotation", "CocoDataset", "CocoImage", "check_images", "read_coco", "segmentation_mask"]
 

@@ -2,7 +2,7 @@
 
 import reprlib
 
-from odsg_lightning.training.coco import CocoDataset
+from odsg_lightning.data.coco import CocoDataset
 
 
 def require_same_categories(train: CocoDataset, val: CocoDataset) -> None:

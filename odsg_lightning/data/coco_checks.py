@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from odsg_lightning.training.coco_masks import is_finite_number
+from odsg_lightning.data.coco_masks import is_finite_number
 
 MAX_BYTES = 2 * 2**30
 """Largest COCO file that is read: training sets of a million images have about half of it."""

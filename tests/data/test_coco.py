@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers.coco_files import CocoFiles, annotation_record, image_record, rectangle
 
-from odsg_lightning.training.coco import check_images, read_coco, segmentation_mask
+from odsg_lightning.data.coco import check_images, read_coco, segmentation_mask
 
 
 @pytest.fixture

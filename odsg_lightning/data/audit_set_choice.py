@@ -9,16 +9,16 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from odsg_lightning.audit.audit_set import AuditSet
 from odsg_lightning.audit.files import BrokenInputError
-from odsg_lightning.training.audit_samples import (
+from odsg_lightning.data.audit_samples import (
     MaskSource,
     no_usable_image,
     require_masks,
     seeded_order,
     usable_objects,
 )
-from odsg_lightning.training.audit_set_files import describe, read_dataset
-from odsg_lightning.training.coco import CocoDataset, CocoImage
-from odsg_lightning.training.images import load_image
+from odsg_lightning.data.audit_set_files import describe, read_dataset
+from odsg_lightning.data.coco import CocoDataset, CocoImage
+from odsg_lightning.data.images import load_image
 
 ENOUGH_IMAGES = 16
 

@@ -6,9 +6,9 @@ from typing import Literal
 
 from odsg_lightning.audit.audit_set import AuditImage, AuditSet
 from odsg_lightning.audit.files import BrokenInputError, sha256_of, sha256_of_json
-from odsg_lightning.training.audit_samples import MaskSource, audit_sample
-from odsg_lightning.training.coco import CocoDataset, CocoImage, check_images, read_coco
-from odsg_lightning.training.coco_checks import list_problems
+from odsg_lightning.data.audit_samples import MaskSource, audit_sample
+from odsg_lightning.data.coco import CocoDataset, CocoImage, check_images, read_coco
+from odsg_lightning.data.coco_checks import list_problems
 from odsg_lightning.types import AuditSample
 
 
