@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from helpers.hostile import HOSTILE, hostile_record
 from helpers.records import make_record, with_rows, write_with_maps
+from playwright.sync_api import expect
 
 from odsg_lightning.report.audits import read_audits
 from odsg_lightning.report.page import build_page
@@ -111,7 +112,7 @@ def test_filters(visit):
     chooser(page, "Category").select_option("cow")
     assert page.get_by_text("No object fits these filters.").is_visible()
     page.get_by_role("button", name="Show all").click()
-    page.wait_for_function("document.getElementById('count').textContent === '16 of 16 shown'")
+    expect(page.locator("#count")).to_have_text("16 of 16 shown")  # waits; the page's policy forbids to do so by script
     assert not page.get_by_text("No object fits these filters.").is_visible()
 
 
@@ -138,7 +139,7 @@ def test_every_picture_loads(visit):
     assert pictures.count() == 31  # two for each object but the missed one
     for index in range(pictures.count()):
         pictures.nth(index).scroll_into_view_if_needed()
-        page.wait_for_function("i => document.images[i].naturalWidth === 110", arg=index)
+        expect(pictures.nth(index)).to_have_js_property("naturalWidth", 110)
 
 
 def test_the_keyboard_is_enough(visit):
