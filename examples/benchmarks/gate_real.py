@@ -7,12 +7,14 @@ as `odsg demo --shortcut` does, with a seed of their own each; checkpoints and a
 
 - *same*: two audits of one clean detector under different seeds of the noise; should pass;
 - *shortcut*: a detector with the shortcut against the first clean one; should be refused;
-- *retrained*: another clean detector against the first one: what the gate says of an honest retraining.
+- *retrained*: another clean detector against the first one: what the gate says of an honest retraining;
+- with --clean 4 or more: the same with margins from three of them, as `odsg calibrate --retrained` proposes.
 """
 
 import argparse
 from collections import Counter
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 from measuring import machine
@@ -20,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from odsg_lightning.audit.audit_set import write_audit_set
+from odsg_lightning.audit.calibrate import calibrate, calibrated_config
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.gate import GateResult, compare
 from odsg_lightning.audit.gate.text import number
@@ -28,6 +31,8 @@ from odsg_lightning.data.audit_set_choice import choose_audit_set
 from odsg_lightning.demo.recipe import no_foreign_warnings
 from odsg_lightning.demo.shortcut_models import STEPS, Kind, ShortcutData, ap50, make_shortcut_data, train
 from odsg_lightning.training.checkpoint_audit import audit_checkpoint
+
+_TRAININGS = 3  # from which margins are calibrated
 
 
 class Models:
@@ -75,9 +80,27 @@ def main(args: Sequence[str] | None = None) -> dict[str, dict[str, GateResult]]:
             shortcut[f"shortcut {index}"] = compare(baseline, models.audit("shortcut", index))
         for seed in range(1, options.clean):
             retrained[f"clean {seed}"] = compare(baseline, models.audit("clean", seed))
+        if options.clean > _TRAININGS:
+            _print_calibrated(models, options.clean, options.repetitions)
     results = {"same": same, "shortcut": shortcut, "retrained": retrained}
     _print(results, f"{options.steps} steps, 24 audit images; {machine('cpu')}")
     return results
+
+
+def _print_calibrated(models: Models, clean: int, shortcuts: int) -> None:
+    """Say what margins from each three of the clean detectors make of the other clean ones, and of the shortcut."""
+    found: dict[str, Counter[str]] = {"other clean detectors": Counter(), "shortcut": Counter()}
+    for seeds in combinations(range(clean), _TRAININGS):
+        accepted = {str(seed): models.audit("clean", seed) for seed in seeds}
+        config = calibrated_config(calibrate(accepted, retrained=True))
+        others = [models.audit("clean", seed) for seed in range(clean) if seed not in seeds]
+        broken = [models.audit("shortcut", index) for index in range(shortcuts)]
+        for baseline in accepted.values():
+            for name, candidates in zip(found, (others, broken), strict=True):
+                found[name].update(compare(baseline, candidate, config).verdict for candidate in candidates)
+    for name, counts in found.items():
+        told = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+        print(f"with margins of `odsg calibrate --retrained` from {_TRAININGS} clean detectors, {name}: {told}")
 
 
 def _print(results: dict[str, dict[str, GateResult]], title: str) -> None:

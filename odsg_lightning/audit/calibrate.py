@@ -15,7 +15,7 @@ from odsg_lightning.audit.gate.result import CheckResult
 from odsg_lightning.audit.gate.values import check_values, mean_or_none
 from odsg_lightning.audit.record import AuditRecord
 
-_HEADROOM = 1.5
+_SEED_HEADROOM = 1.5  # of the small noise of the seeds; trainings differ so much that it would hide regressions
 _STEP, _LEAST = 0.005, 0.01
 
 
@@ -27,7 +27,7 @@ class Calibration:
         check: its name; ``categories`` for the widest of all categories.
         sd: standard deviation of the records' means between seeds; None for ``categories``, and without data.
         largest_drop: of the mean, from any record to any other.
-        proposed: margin with which every pair passes, times 1.5; None without data.
+        proposed: margin with which every pair passes, of one checkpoint times 1.5; None without data.
     """
 
     check: str
@@ -63,13 +63,14 @@ def calibrate(
     )
     results = [compare(*pair, everything, ignore_seed=True).checks for pair in permutations(records.values(), 2)]
     means = [{name: mean_or_none(values) for name, values in check_values(r).items()} for r in records.values()]
+    headroom = 1.0 if retrained else _SEED_HEADROOM
     rows = []
     for name in CHECKS:
         found = [mean for mean in (one[name] for one in means) if mean is not None]
         sd = float(np.std(found, ddof=1)) if len(found) > 1 else None
-        rows.append(_row(name, sd, [check for checks in results for check in checks if check.name == name]))
+        rows.append(_row(name, sd, [check for checks in results for check in checks if check.name == name], headroom))
     categories = [check for checks in results for check in checks if check.p is not None]
-    return [*rows, _row("categories", None, categories)] if categories else rows
+    return [*rows, _row("categories", None, categories, headroom)] if categories else rows
 
 
 def calibrated_config(rows: Sequence[Calibration], config: GateConfig | None = None) -> GateConfig:
@@ -108,12 +109,12 @@ def _check_alike(records: Mapping[str, AuditRecord], retrained: bool) -> None:
         raise BrokenInputError(f"Expected each record to have a seed of its own, but got {sorted(seeds)}.")
 
 
-def _row(name: str, sd: float | None, checks: Sequence[CheckResult]) -> Calibration:
+def _row(name: str, sd: float | None, checks: Sequence[CheckResult], headroom: float) -> Calibration:
     changes = [check.change for check in checks if check.change is not None]
     if not changes:
         return Calibration(name, sd, None, None)
     needed = max(0.0, *(-check.lower for check in checks if check.lower is not None))
-    return Calibration(name, sd, max(0.0, -min(changes)), min(1.0, max(_LEAST, _rounded_up(needed * _HEADROOM))))
+    return Calibration(name, sd, max(0.0, -min(changes)), min(1.0, max(_LEAST, _rounded_up(needed * headroom))))
 
 
 def _rounded_up(margin: float) -> float:
