@@ -8,9 +8,10 @@ from pathlib import Path
 from odsg_lightning.audit.files import BrokenInputError, replaced, sha256_of
 from odsg_lightning.audit.gate.comparable import differing_fields
 from odsg_lightning.audit.gate.text import plain
-from odsg_lightning.audit.gate.values import check_values, mean_or_none
 from odsg_lightning.audit.maps_file import maps_beside
+from odsg_lightning.audit.means import audit_means
 from odsg_lightning.audit.record import AuditRecord, read_record, write_record
+from odsg_lightning.audit.recording import maps_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def accept_baseline(
     }
     beside = None
     if maps is not None:
-        path = output.with_suffix(".maps.npz")
+        path = maps_path(output)
         with replaced(path) as temporary:
             shutil.copyfile(maps.path, temporary)
         beside = {"file": path.name, "sha256": sha256_of(path)}
@@ -86,7 +87,7 @@ def _existing(output: Path) -> AuditRecord | None:
 
 
 def _refuse_other_audit(existing: AuditRecord, record: AuditRecord) -> None:
-    fields = differing_fields(existing, record)
+    fields = differing_fields(existing.fingerprint, record.fingerprint)
     if fields:
         names = ", ".join(plain(name, 40) for name in fields)
         raise BrokenInputError(
@@ -96,5 +97,5 @@ def _refuse_other_audit(existing: AuditRecord, record: AuditRecord) -> None:
 
 
 def _means(record: AuditRecord) -> tuple[float | None, float | None]:
-    values = check_values(record)
-    return mean_or_none(values["iof/object"]), mean_or_none(values["coverage"])
+    means = audit_means(record)
+    return means["iof/object"], means["audit/coverage"]

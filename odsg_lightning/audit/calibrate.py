@@ -12,7 +12,8 @@ from odsg_lightning.audit.gate.comparable import differences
 from odsg_lightning.audit.gate.comparison import compare
 from odsg_lightning.audit.gate.config import CHECKS, GateConfig, Margin
 from odsg_lightning.audit.gate.result import CheckResult
-from odsg_lightning.audit.gate.values import check_values, mean_or_none
+from odsg_lightning.audit.gate.values import check_values
+from odsg_lightning.audit.means import mean_or_none
 from odsg_lightning.audit.record import AuditRecord
 
 _SEED_HEADROOM = 1.5  # of the small noise of the seeds; trainings differ so much that it would hide regressions

@@ -21,11 +21,11 @@ def audit_means(record: AuditRecord) -> dict[str, float | None]:
     ``iof/middle`` and ``iof/opposite`` are the mean over objects of the mean of the object's defined box maps.
     """
     values = iof_values(record)
-    means = {f"iof/{name}": _mean(of_objects) for name, of_objects in values.items()}
+    means = {f"iof/{name}": mean_or_none(of_objects) for name, of_objects in values.items()}
     for region in SUMMARY_NAMES:
         table = np.stack([values[f"{parameter}/{region}"] for parameter in BOX_PARAMETERS])
         defined = (~np.isnan(table)).sum(axis=0)
-        means[f"iof/{region}"] = _mean(np.nansum(table, axis=0)[defined > 0] / defined[defined > 0])
+        means[f"iof/{region}"] = mean_or_none(np.nansum(table, axis=0)[defined > 0] / defined[defined > 0])
     found = [row for row in record.objects if not row.missed]
     passes = sum(row.n_samples or 0 for row in found)
     means["audit/coverage"] = len(found) / len(record.objects)
@@ -33,6 +33,7 @@ def audit_means(record: AuditRecord) -> dict[str, float | None]:
     return means
 
 
-def _mean(values: NDArray[np.float64]) -> float | None:
+def mean_or_none(values: NDArray[np.float64]) -> float | None:
+    """Return the mean of those that are no NaN; None if there are none."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else None

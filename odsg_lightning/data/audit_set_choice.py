@@ -1,7 +1,7 @@
 """Chooses the images of an audit set, balanced over the classes."""
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +17,13 @@ from odsg_lightning.data.audit_samples import (
     usable_objects,
 )
 from odsg_lightning.data.audit_set_files import describe, read_dataset
-from odsg_lightning.data.coco import CocoDataset, CocoImage
+from odsg_lightning.data.coco import Annotation, CocoDataset, CocoImage
 from odsg_lightning.data.images import load_image
 
 ENOUGH_IMAGES = 16
+
+_Chosen = tuple[CocoImage, list[Annotation]]
+_Usable = Callable[[CocoImage], list[Annotation]]
 
 
 def choose_audit_set(
@@ -65,15 +68,19 @@ def choose_audit_set(
             raise ValueError(f"Expected argument `{name}` to be at least 1, but got {value}.")
     coco = read_dataset(annotations, images, masks, bad_records)
     require_masks(coco, masks)
-    chosen = _balanced(coco, count, seed, masks, min_size, max_size) if image_ids is None else _named(coco, image_ids)
-    objects = {image.id: [a for a, _ in usable_objects(image, masks, min_size, max_size)] for image in chosen}
+
+    def usable(image: CocoImage) -> list[Annotation]:
+        return [annotation for annotation, _ in usable_objects(image, masks, min_size, max_size)]
+
+    chosen = _balanced(coco, count, seed, usable) if image_ids is None else _named(coco, image_ids, usable)
+    objects = {image.id: found for image, found in chosen}
     unusable = sorted(image_id for image_id, found in objects.items() if not found)
     if unusable:
         raise ValueError(
             f"Expected images of {annotations} with a usable object (no crowd region, mask not empty), but images "
             f"{unusable} have none. Leave them out."
         )
-    for image in chosen:
+    for image, _ in chosen:
         try:
             load_image(coco.images_dir / image.file_name, (image.height, image.width))
         except (ValueError, FileNotFoundError) as error:
@@ -90,14 +97,12 @@ def choose_audit_set(
     return described, [counts[label] for label in range(len(coco.category_ids))]
 
 
-def _balanced(
-    coco: CocoDataset, count: int, seed: int, masks: MaskSource, min_size: int, max_size: int
-) -> list[CocoImage]:
+def _balanced(coco: CocoDataset, count: int, seed: int, usable: _Usable) -> list[_Chosen]:
     waiting: dict[int, deque[CocoImage]] = {label: deque() for label in range(len(coco.category_ids))}
     for image in seeded_order(coco, seed):
         for label in {a.label for a in image.annotations if not a.iscrowd}:
             waiting[label].append(image)
-    chosen: dict[int, CocoImage] = {}
+    chosen: dict[int, _Chosen] = {}
     objects: Counter[int] = Counter()
     while len(chosen) < count:
         available = [label for label, images in waiting.items() if images]
@@ -108,18 +113,19 @@ def _balanced(
         if image.id in chosen:
             continue
         # Masks are drawn of the images whose turn comes, not of the whole file: that would take minutes.
-        labels = [a.label for a, _ in usable_objects(image, masks, min_size, max_size)]
+        found = usable(image)
+        labels = [annotation.label for annotation in found]
         if label in labels:
-            chosen[image.id] = image
+            chosen[image.id] = image, found
             objects.update(labels)
     if not chosen:
         raise BrokenInputError(str(no_usable_image(coco)))
     return list(chosen.values())
 
 
-def _named(coco: CocoDataset, image_ids: Sequence[int]) -> list[CocoImage]:
+def _named(coco: CocoDataset, image_ids: Sequence[int], usable: _Usable) -> list[_Chosen]:
     images = {image.id: image for image in coco.images}
     unknown = sorted(set(image_ids) - images.keys())
     if unknown or not image_ids:
         raise ValueError(f"Expected image ids of {coco.source}, but got {unknown or 'none at all'}.")
-    return [images[i] for i in sorted(set(image_ids))]
+    return [(images[i], usable(images[i])) for i in sorted(set(image_ids))]

@@ -11,6 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from odsg_lightning.audit.gate.comparable import differing_fields
 from odsg_lightning.audit.maps_file import Key, ObjectMaps, maps_beside
 from odsg_lightning.audit.record import read_record
 from odsg_lightning.metrics.drift import MEASURES, drift_means, map_drift
@@ -115,13 +116,12 @@ def _compared(one: ObjectMaps, other: ObjectMaps) -> Tensor:
 
 def _read_reference(path: Path, fingerprint: Mapping[str, Any]) -> AuditMaps:
     record = read_record(path)
-    for name in sorted(fingerprint.keys() | record.fingerprint.keys()):
-        ours, theirs = fingerprint.get(name), record.fingerprint.get(name)
-        if ours != theirs:
-            raise MisconfigurationException(
-                f"Expected the reference {path} to be an audit like those of this run, but its {name} is {theirs!r}, "
-                f"not {ours!r}. Audit the same set with the same settings."
-            )
+    for name in differing_fields(fingerprint, record.fingerprint):
+        raise MisconfigurationException(
+            f"Expected the reference {path} to be an audit like those of this run, but its {name} is "
+            f"{record.fingerprint.get(name)!r}, not {fingerprint.get(name)!r}. Audit the same set with the same "
+            "settings."
+        )
     maps = maps_beside(path, record.maps)
     if maps is None:
         raise MisconfigurationException(

@@ -6,10 +6,9 @@ import warnings
 import pytest
 import torch
 from helpers.known_detectors import LinearDetector, box_sample
+from helpers.known_module import SelfDetectingModule
 from helpers.runs import module_like, quick_audit, shapes_data, trainer_with
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch.utils.data import DataLoader
 
 from odsg_lightning import ODSmoothGradCallback
 from odsg_lightning.detectors.protocol import EngineChoice
@@ -19,33 +18,12 @@ from odsg_lightning.types import Detections
 BOX = [2, 2, 12, 12]
 
 
-class PlainModule(LightningModule):
-    """A LightningModule that is its own detector, found again in every pass, with plain autograd."""
+class PlainModule(SelfDetectingModule):
+    """One object, with plain autograd."""
 
     def __init__(self):
-        super().__init__()
         weights = 1e-6 * torch.randn(1, 5, 3, 24, 24, generator=torch.Generator().manual_seed(0))
-        self.known = LinearDetector(torch.tensor([[*BOX, 0.95]]), weights, torch.tensor([0]))
-        self.number = torch.nn.Parameter(torch.ones(()))
-
-    def detect(self, images):
-        return self.known.detect(images)
-
-    def training_step(self, batch, _):
-        return (self.number * batch).mean()
-
-    def validation_step(self, batch, _):
-        pass
-
-    test_step = validation_step
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-    def train_dataloader(self):
-        return DataLoader(torch.rand(8, 1))
-
-    val_dataloader = test_dataloader = train_dataloader
+        super().__init__(LinearDetector(torch.tensor([[*BOX, 0.95]]), weights, torch.tensor([0])))
 
 
 class EngineModule(PlainModule):

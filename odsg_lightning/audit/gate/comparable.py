@@ -1,5 +1,6 @@
 """Whether two records may be compared at all."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from odsg_lightning.audit.gate.text import plain
@@ -13,7 +14,7 @@ def differences(baseline: AuditRecord, candidate: AuditRecord, *, ignore_seed: b
 
     Records are comparable if their audits were told the same (the fingerprint) about the same objects.
     """
-    fields = differing_fields(baseline, candidate)
+    fields = differing_fields(baseline.fingerprint, candidate.fingerprint)
     if ignore_seed:
         fields.pop("seed", None)
     reasons = [
@@ -25,9 +26,8 @@ def differences(baseline: AuditRecord, candidate: AuditRecord, *, ignore_seed: b
     return tuple(reasons) or _other_objects(baseline, candidate)
 
 
-def differing_fields(baseline: AuditRecord, candidate: AuditRecord) -> dict[str, tuple[Any, Any]]:
-    """Return the fields of the fingerprint that differ, with both values."""
-    before, after = baseline.fingerprint, candidate.fingerprint
+def differing_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the fields of two fingerprints that differ, with both values."""
     pairs = {name: (before.get(name, _ABSENT), after.get(name, _ABSENT)) for name in sorted({*before, *after})}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 

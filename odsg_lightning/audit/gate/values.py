@@ -20,12 +20,6 @@ def check_values(record: AuditRecord) -> dict[str, Floats]:
     return dict(zip(CHECKS, np.array([_values(row) for row in record.objects], dtype=np.float64).T, strict=True))
 
 
-def mean_or_none(values: Floats) -> float | None:
-    """Return the mean of those that are no NaN."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else None
-
-
 def image_index(record: AuditRecord) -> NDArray[np.intp]:
     """Return the image of each object, numbered from 0 in the order of the image ids."""
     return np.unique([row.image_id for row in record.objects], return_inverse=True)[1].astype(np.intp).reshape(-1)
