@@ -96,10 +96,10 @@ class MapsFile:
         """See the class for the arguments."""
         self.path = regular_file(path, "the maps of an audit record")
         try:
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
+            self._archive = zipfile.ZipFile(path)  # kept open: its directory lists three members an object
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise BrokenInputError(f"Expected the maps of an audit record at {path}, but {error}.") from error
+        names = self._archive.namelist()
         matches = [_MEMBER.fullmatch(name) for name in names]
         strange = [name for name, match in zip(names, matches, strict=True) if match is None]
         if strange or len(set(names)) < len(names):
@@ -149,7 +149,7 @@ class MapsFile:
         """Read one member whose header says what it must, and no more bytes than it says."""
         member = f"{key[0]}_{key[1]}.{name}.npy"
         try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(member) as file:
+            with self._archive.open(member) as file:
                 version = np.lib.format.read_magic(file)
                 shape, fortran, found = (
                     np.lib.format.read_array_header_1_0(file) if version == (1, 0) else ((), 0, None)

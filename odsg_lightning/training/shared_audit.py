@@ -87,33 +87,36 @@ class SharedAudit:
             results = []
             with detector() as opened, audit_progress(trainer, len(share) * config.passes) as on_pass:
                 for found in audit(opened, share, config, device=device, on_pass=on_pass):
-                    row, strip = object_row(found, config), None
-                    if row.key in drawn or (first and self.keep_strips and not row.missed):
+                    key, strip = (found.sample.image_id, found.annotation_id), None
+                    if key in drawn or (first and self.keep_strips and not found.missed):
                         strip = audited_strip(found, config)
-                    if strip is not None and row.key in drawn:
+                    if strip is not None and key in drawn:
                         pictures[strip_tag(found)] = strip
                     kept = strip if self.keep_strips else None
-                    results.append(_Found(row, object_maps(found, config, kept) if self.keep_maps else None))
+                    row = object_row(found, config) if first else None
+                    results.append(_Found(key, row, object_maps(found, config, kept) if self.keep_maps else None))
             return results
 
         def together(chosen: Sequence[AuditSample], config: AuditConfig, *, first: bool) -> list[_Found]:
             share = chosen[trainer.global_rank :: trainer.world_size]
             found = by_all(trainer.strategy, lambda: found_in(share, config, first=first))
-            return sorted(found, key=lambda one: one.row.key)
+            return sorted(found, key=lambda one: one.key)
 
         found = together(samples, self.config, first=True)
-        seen = {one.row.image_id for one in found if not one.row.missed}
+        rows = tuple(one.row for one in found if one.row is not None)
+        seen = {row.image_id for row in rows if not row.missed}
         twice = [sample for sample in samples if sample.image_id in seen][: self.floor_images]
         reseeded = replace(self.config, seed=self.config.seed + 1)
         again = together(twice, reseeded, first=False) if twice else []
-        return AuditResult(tuple(one.row for one in found), _maps(found), _maps(again), pictures)
+        return AuditResult(rows, _maps(found), _maps(again), pictures)
 
 
 @dataclass(frozen=True)
 class _Found:
-    row: ObjectRow
+    key: Key
+    row: ObjectRow | None  # of the first audit alone: nobody reads what another seed measures
     maps: ObjectMaps | None
 
 
 def _maps(found: list[_Found]) -> dict[Key, ObjectMaps]:
-    return {one.row.key: one.maps for one in found if one.maps is not None}
+    return {one.key: one.maps for one in found if one.maps is not None}
