@@ -16,24 +16,25 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 
 from odsg_lightning import CocoDetectionDataModule, DetectionModule
-from odsg_lightning.audit.audit_set import write_audit_set
-from odsg_lightning.audit.baseline import accept_baseline
-from odsg_lightning.audit.files import write_text
-from odsg_lightning.audit.gate import compare_files
-from odsg_lightning.audit.gate.outputs.terminal import print_result
+from odsg_lightning.checkpoints.audit import audit_checkpoint
 from odsg_lightning.data.audit_set_choice import choose_audit_set
 from odsg_lightning.demo.shapes import ShapesDataset, make_shapes
+from odsg_lightning.files import write_text
+from odsg_lightning.gate import compare_files
+from odsg_lightning.gate.outputs.terminal import print_result
+from odsg_lightning.records.audit_set import write_audit_set
+from odsg_lightning.records.baseline import accept_baseline
 from odsg_lightning.report.audits import read_audits
 from odsg_lightning.report.page import build_page
-from odsg_lightning.training.checkpoint_audit import audit_checkpoint
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Train, audit and compare; return the gate's exit code: 1 if the shortcut was refused."""
     options = _parse(args)
     output: Path = options.output
-    shortcut = make_shapes(output / "data" / "at_boxes", frames="at_boxes", n_train=options.images)
-    clean = make_shapes(output / "data" / "anywhere", frames="anywhere", n_train=options.images)
+    counts = {"n_train": options.images, "n_val": options.val_images}
+    shortcut = make_shapes(output / "data" / "at_boxes", frames="at_boxes", **counts)
+    clean = make_shapes(output / "data" / "anywhere", frames="anywhere", **counts)
     # Both are validated on what the team has: images with frames at the objects.
     clean = replace(clean, val_annotations=shortcut.val_annotations, val_images=shortcut.val_images)
 
@@ -93,6 +94,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("runs/shortcut"), help="folder for everything")
     parser.add_argument("--steps", type=int, default=900, help="optimizer steps of each training")
     parser.add_argument("--images", type=int, default=1000, help="training images")
+    parser.add_argument("--val-images", type=int, default=100, help="validation images, of which 24 are audited")
     return parser.parse_args(args)
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from odsg_lightning.errors import UserInputError
+
 _PACKAGE = Path(__file__).resolve().parent
 # A wheel carries the repository's `configs/` inside the package; a checkout has it beside the package.
 _ROOTS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
@@ -17,14 +19,14 @@ def config_path(name: str) -> Path:
         The file's absolute path.
 
     Raises:
-        ValueError: there is no such file; the message lists those there are.
+        UserInputError: there is no such file; the message lists those there are.
     """
     root = _root()
     for candidate in (root / name, root / f"{name}.yaml"):
         if candidate.is_file() and candidate.resolve().is_relative_to(root):
             return candidate
     known = ", ".join(config_names())
-    raise ValueError(
+    raise UserInputError(
         f"Expected `name` to be one of the project's configurations, but got {name!r}. There are: {known}."
     )
 
@@ -43,4 +45,4 @@ def _root() -> Path:
     for root in _ROOTS:
         if root.is_dir():
             return root
-    raise ValueError(f"The project's configuration files are in neither {_ROOTS[0]} nor {_ROOTS[1]}: reinstall it.")
+    raise UserInputError(f"The project's configuration files are in neither {_ROOTS[0]} nor {_ROOTS[1]}: reinstall it.")

@@ -6,21 +6,48 @@ Boxes are XYXY in pixels of that image. Images are RGB, float32, 0 to 255, ``[3,
 Labels are contiguous class indices from 0, in the order of the COCO file's category ids.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Detections:
+def _same_tensor(first: Tensor, second: object) -> bool:
+    """Whether two tensors have the same values, wherever they lie; an undefined value (NaN) is the same as another."""
+    if first is second or not isinstance(second, Tensor) or first.is_meta or second.is_meta:
+        return first is second
+    if (first.shape, first.dtype) != (second.shape, second.dtype):
+        return False
+    first, second = first.detach().cpu(), second.detach().cpu()
+    return bool(((first == second) | ((first != first) & (second != second))).all())
+
+
+class _ComparedByValue:
+    """Makes ``==`` of two records of tensors a bool; dataclasses would compare the tensors, which is none."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))  # type: ignore[arg-type]
+        return all(_same_tensor(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
+
+    __hash__ = None  # type: ignore[assignment] # tensors can change
+
+
+@dataclass(frozen=True, eq=False)
+class Detections(_ComparedByValue):
     """What a detector returned for one image.
 
     Attributes:
         boxes: ``[K, 4]`` XYXY, pixels of the image that was given.
         scores: ``[K]`` class score of each box, 0 to 1.
         labels: ``[K]`` int64 class index of each box.
+
+    Example:
+        >>> detections = Detections(torch.zeros(3, 4), torch.tensor([0.9, 0.2, 0.7]), torch.tensor([0, 1, 0]))
+        >>> len(detections[detections.scores > 0.5])
+        2
     """
 
     boxes: Tensor
@@ -40,6 +67,16 @@ class Detections:
         """Return the number of detections."""
         return int(self.scores.shape[0])
 
+    def __getitem__(self, index: int | slice | list[int] | Tensor) -> "Detections":
+        """Return some of the detections, in the order asked for; their graph stays.
+
+        Args:
+            index: a position, a slice, positions, or a bool mask ``[K]``.
+        """
+        if isinstance(index, int):
+            index = [index]
+        return Detections(self.boxes[index], self.scores[index], self.labels[index])
+
     @property
     def parameters(self) -> Tensor:
         """The five numbers of each detection, ``[K, 5]`` in the order of :data:`~odsg_lightning.names.PARAMETERS`."""
@@ -50,8 +87,8 @@ class Detections:
         return Detections(self.boxes.detach(), self.scores.detach(), self.labels.detach())
 
 
-@dataclass(frozen=True)
-class AuditSample:
+@dataclass(frozen=True, eq=False)
+class AuditSample(_ComparedByValue):
     """One image of the audit set with its ground truth.
 
     Attributes:
@@ -110,23 +147,17 @@ class LocalGradient(NamedTuple):
     left: int = 0
 
 
-@dataclass(frozen=True)
-class ObjectSaliency:
+@dataclass(frozen=True, eq=False)
+class ObjectSaliency(_ComparedByValue):
     """The five saliency maps of one detected object.
 
     Attributes:
         maps: ``[5, H, W]``, in units of the parameter per grey level (pixels per grey level for the box, score per
             grey level for the score); all NaN where a map is undefined.
-        matched_passes: in how many noisy passes the object was found again.
-        n_samples: number of noisy passes that were made for this object; ``matched_passes / n_samples`` is its match
-            rate.
+        matched_samples: in how many noise samples the object was detected again.
+        n_samples: number of noise samples made for this object; ``matched_samples / n_samples`` is its match rate.
     """
 
     maps: Tensor
-    matched_passes: int
+    matched_samples: int
     n_samples: int
-
-    @property
-    def defined(self) -> Tensor:
-        """``[5]`` bool: which maps are defined."""
-        return self.maps.flatten(1).isfinite().all(dim=1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 from odsg_lightning.types import AuditSample
@@ -32,27 +33,43 @@ class TrainedDetector:
     samples: list[AuditSample]
 
 
-def _trained(name: str, iterations: int, folder: Path) -> TrainedDetector:
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of one test run share, so that what takes long is made once."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def shapes_folder(shared_folder: Path) -> Path:
+    """Where the generated shapes lie that the trained detectors saw."""
+    return shared_folder / "shapes"
+
+
+@pytest.fixture(scope="session")
+def trained_retinanet(shared_folder: Path, shapes_folder: Path) -> TrainedDetector:
+    """A tiny Detectron2 RetinaNet, trained once for all tests (25 s)."""
+    return _trained("retinanet_tiny", 200, shared_folder, shapes_folder)
+
+
+@pytest.fixture(scope="session")
+def trained_faster_rcnn(shared_folder: Path, shapes_folder: Path) -> TrainedDetector:
+    """A tiny Detectron2 Faster R-CNN, trained once for all tests (30 s)."""
+    return _trained("faster_rcnn_tiny", 160, shared_folder, shapes_folder)
+
+
+def _trained(name: str, iterations: int, shared: Path, shapes_folder: Path) -> TrainedDetector:
     from helpers.trained import load_samples, make_shapes, train
 
-    model = train(name, folder, iterations)
-    shapes = make_shapes(folder, n_train=240, n_val=24, seed=3)
-    return TrainedDetector(model, load_samples(shapes.val_annotations, shapes.val_images))
+    from odsg_lightning.detectors.build import build_detector, load_config
 
-
-@pytest.fixture(scope="session")
-def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the generated shapes lie that the trained detectors saw."""
-    return tmp_path_factory.mktemp("shapes") / "data"
-
-
-@pytest.fixture(scope="session")
-def trained_retinanet(shapes_folder: Path) -> TrainedDetector:
-    """A tiny Detectron2 RetinaNet, trained once for all tests (25 s)."""
-    return _trained("retinanet_tiny", 200, shapes_folder)
-
-
-@pytest.fixture(scope="session")
-def trained_faster_rcnn(shapes_folder: Path) -> TrainedDetector:
-    """A tiny Detectron2 Faster R-CNN, trained once for all tests (30 s)."""
-    return _trained("faster_rcnn_tiny", 160, shapes_folder)
+    weights = shared / f"{name}.pt"
+    with FileLock(f"{weights}.lock"):
+        if not weights.exists():
+            unfinished = weights.with_suffix(".unfinished")
+            torch.save(train(name, shapes_folder, iterations).state_dict(), unfinished)
+            unfinished.rename(weights)
+    model = build_detector(load_config(name))
+    model.load_state_dict(torch.load(weights))
+    shapes = make_shapes(shapes_folder, n_train=240, n_val=24, seed=3)
+    return TrainedDetector(model.eval(), load_samples(shapes.val_annotations, shapes.val_images))

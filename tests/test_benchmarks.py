@@ -1,6 +1,5 @@
 """The benchmarks run, and measure networks that do what a trained detector does. No timing is asserted."""
 
-import functools
 import importlib
 import json
 import math
@@ -115,11 +114,9 @@ def test_what_does_not_fit_is_said(benchmarks, one_thread, capsys):
 
 
 @pytest.mark.slow
-def test_the_gate_on_real_detectors_prints_what_it_said_of_each(benchmarks, tmp_path, capsys, monkeypatch):
-    module = benchmarks("gate_real")
-    small = functools.partial(module.make_shortcut_data, n_train=16, n_val=30)
-    monkeypatch.setattr(module, "make_shortcut_data", small)
-    results = module.main(["--repetitions=1", "--clean=2", "--steps=1", f"--output={tmp_path}"])
+def test_the_gate_on_real_detectors_prints_what_it_said_of_each(benchmarks, tmp_path, capsys):
+    few = ["--images=16", "--val-images=30"]
+    results = benchmarks("gate_real").main(["--repetitions=1", "--clean=2", "--steps=1", *few, f"--output={tmp_path}"])
     assert {case: len(of_case) for case, of_case in results.items()} == {"same": 1, "shortcut": 1, "retrained": 1}
     printed = capsys.readouterr().out
     assert "retrained: 1 not comparable" in printed  # after one step nothing is detected

@@ -1,3 +1,5 @@
+import argparse
+import errno
 import importlib.metadata
 import importlib.util
 import re
@@ -17,14 +19,22 @@ from odsg_lightning.cli import main
 from odsg_lightning.config_files import config_names, config_path
 from odsg_lightning.demo import run as demo
 from odsg_lightning.demo.shapes import ShapesDataset, make_shapes
+from odsg_lightning.errors import (
+    BrokenInputError,
+    DiskError,
+    MissingDependencyError,
+    MissingFileError,
+    UserInputError,
+)
+from odsg_lightning.metrics.iof import intersection_over_foreground
 
-COMPONENTS = ["odsg_lightning", "Python", "torch", "torchvision", "lightning", "torchmetrics", "detectron2"]
-COMPONENTS += ["pycocotools", "tensorboard", "numpy"]
+COMPONENTS = ["odsg_lightning", "Python", "torch", "torchvision", "lightning", "torchmetrics"]
+COMPONENTS += ["pycocotools", "tensorboard", "numpy", "detectron2"]
 
 
 def in_fresh_python(code: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", f"import sys; from odsg_lightning.cli import main; {code}"]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
 @pytest.fixture(scope="module")
@@ -183,11 +193,9 @@ def _set(values: dict, dotted: str, value: object) -> dict:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("data.val_annotations", "/nowhere/val.json", "/nowhere/val.json"),
         ("trainer.max_stepz", 2, "max_stepz"),
         ("model.config", "retinanet_R_51", "one of the names"),
         ("model.overrides", {"SOLVER.BASE_RL": 1.0}, "Did you mean 'SOLVER.BASE_LR'"),
-        ("model.weights", "/nowhere/model.pkl", "Expected a checkpoint file (.pth or .pkl) at /nowhere/model.pkl"),
         ("model.optimizer", {"class_path": "torch.optim.AdamX"}, "AdamX"),
         ("trainer.callbacks", [{"class_path": "odsg_lightning.ODSmothGradCallback"}], "ODSmothGradCallback"),
         (
@@ -210,17 +218,63 @@ def _set(values: dict, dotted: str, value: object) -> dict:
             [{"class_path": "odsg_lightning.ODSmoothGradCallback", "init_args": {"samples": 3}}],
             "samples",
         ),
+        (
+            "trainer.callbacks",
+            {"class_path": "odsg_lightning.ODSmoothGradCallback", "init_args": {"max_strips": -1}},
+            "Expected argument `max_strips` to be 0 or more, but got -1",
+        ),
+        (
+            "trainer.callbacks",
+            [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"save_top_k": -2}}],
+            "Invalid value for save_top_k=-2",
+        ),
+        ("trainer.val_check_interval", 2.5, "val_check_interval"),
+        ("data.batch_size", 0, "Expected batch_size to be an integer of at least 1, but got 0"),
     ],
 )
 def test_mistakes_in_the_file_end_with_2_and_are_named(key, value, message, shapes, tmp_path, capsys):
     values = settings(shapes, tmp_path)
     _set(values, key, value)
     assert main(["fit", "--config", write(values, tmp_path)]) == 2
+    _said_in_few_words(capsys, message)
+
+
+def _said_in_few_words(capsys, message: str) -> None:
     error = capsys.readouterr().err
     assert "odsg: error: " in error
     assert message in error
     assert "ODSG_DEBUG=1" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("data.train_annotations", "train.json"),
+        ("data.val_annotations", "val.json"),
+        ("data.train_images", "train"),
+        ("data.val_images", "val"),
+        ("model.weights", "model.pkl"),
+    ],
+)
+def test_input_files_that_are_missing_end_with_3_and_are_named(key, name, shapes, tmp_path, capsys):
+    values = settings(shapes, tmp_path)
+    _set(values, key, f"/nowhere/{name}")
+    assert main(["fit", "--config", write(values, tmp_path)]) == 3
+    _said_in_few_words(capsys, f"/nowhere/{name}")
+
+
+@pytest.mark.parametrize("entry", ["fit", "validate", "test", "predict"])
+def test_a_checkpoint_that_is_missing_ends_with_3_before_anything_is_read(entry, shapes, tmp_path, capsys):
+    values = settings(shapes, tmp_path)
+    _set(values, "data.val_annotations", "/nowhere/val.json")
+    assert main([entry, "--config", write(values, tmp_path), "--ckpt_path", "/nowhere/a.ckpt"]) == 3
+    _said_in_few_words(capsys, "Expected a checkpoint at /nowhere/a.ckpt, but No such file or directory")
+
+
+@pytest.mark.parametrize("path", [None, "best", "last", "hpc", "registry:name", "s3://bucket/a.ckpt", __file__])
+def test_what_lightning_finds_by_itself_is_left_to_it(path):
+    cli.lightning._require_checkpoint(path)
 
 
 def test_the_configuration_file_itself_is_missing(capsys):
@@ -229,9 +283,7 @@ def test_the_configuration_file_itself_is_missing(capsys):
 
 
 def test_without_detectron2_the_message_says_how_to_install_it():
-    hide = "import importlib.util as u; find = u.find_spec; "
-    hide += "u.find_spec = lambda name, *a: None if name == 'detectron2' else find(name, *a); "
-    result = in_fresh_python(f"{hide}sys.exit(main(['fit', '--help']))")
+    result = in_fresh_python("sys.modules['detectron2'] = None; sys.exit(main(['fit', '--help']))")
     assert result.returncode == 2
     assert "odsg: error: Detectron2 is not installed" in result.stderr
     assert "Traceback" not in result.stderr
@@ -270,31 +322,71 @@ def test_a_message_cannot_command_the_terminal(tmp_path, capsys):
     assert "\x1b" not in said
 
 
-@pytest.mark.parametrize(
-    ("action", "message"),
-    [
-        (
-            lambda **_: AuditConfig(n_samples=0),
-            "Expected argument `n_samples` to be an integer of at least 1, but got 0.",
-        ),
-        (raising(FileNotFoundError("no such image")), "no such image"),
-        (raising(MisconfigurationException("two audits")), "two audits"),
-    ],
-)
-def test_mistakes_are_one_line_unless_debugging(action, message, monkeypatch, capsys):
-    run = _demo_that(monkeypatch, action)
+TOLD = [
+    (UserInputError("a number out of range"), 2),
+    (MissingDependencyError("no such package"), 2),
+    (MisconfigurationException("two audits"), 2),
+    (argparse.ArgumentError(None, "an argument"), 2),
+    (BrokenInputError("half a file"), 3),
+    (MissingFileError("no such file"), 3),
+    (DiskError("the disk is full"), 74),
+    (OSError(errno.ENOSPC, "No space left on device"), 74),
+    (FileNotFoundError("what nobody has checked"), 74),
+]
+
+
+def named(value: object) -> str:
+    return type(value).__name__ if isinstance(value, BaseException) else str(value)
+
+
+@pytest.mark.parametrize(("error", "code"), TOLD, ids=named)
+def test_the_class_of_an_exception_decides_and_its_message_is_all_that_is_said(error, code, monkeypatch, capsys):
     monkeypatch.delenv("ODSG_DEBUG", raising=False)
-    assert run() == 2
+    assert _demo_that(monkeypatch, raising(error))() == code
+    assert capsys.readouterr().err == f"odsg: error: {error}\n(ODSG_DEBUG=1 shows where it was raised.)\n"
+
+
+def test_settings_out_of_range_are_a_mistake_of_the_user(monkeypatch, capsys):
+    assert _demo_that(monkeypatch, lambda **_: AuditConfig(n_samples=0))() == 2
+    message = "Expected argument `n_samples` to be an integer of at least 1, but got 0."
     assert capsys.readouterr().err == f"odsg: error: {message}\n(ODSG_DEBUG=1 shows where it was raised.)\n"
+
+
+FAULTS = [
+    raising(RuntimeError("a fault")),
+    raising(KeyError("a fault")),
+    raising(ValueError("a fault deep in some library")),
+    lambda **_: intersection_over_foreground(torch.zeros(1), torch.zeros(1)),  # a ValueError of this package
+    lambda **_: {}["a fault"],
+]
+
+
+@pytest.mark.parametrize("action", FAULTS)
+def test_a_fault_of_the_program_ends_with_70_its_traceback_and_how_to_report_it(action, monkeypatch, capsys):
+    monkeypatch.delenv("ODSG_DEBUG", raising=False)
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - each of its own kind
+        action()
+    assert _demo_that(monkeypatch, action)() == 70
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback (most recent call last):\n")
+    assert f"\n{type(raised.value).__name__}: {raised.value}\n" in said
+    assert said.splitlines()[-1] == (
+        "odsg: this should not have happened. Please report it, with the lines above and the output of "
+        "`odsg --version`: see CONTRIBUTING.md."
+    )
+
+
+def test_a_traceback_cannot_command_the_terminal(monkeypatch, capsys):
+    assert _demo_that(monkeypatch, raising(RuntimeError("\x1b[2J")))() == 70
+    assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [*(error for error, _ in TOLD), RuntimeError("a fault")], ids=named)
+def test_all_are_raised_when_debugging(error, monkeypatch):
     monkeypatch.setenv("ODSG_DEBUG", "1")
-    with pytest.raises((ValueError, FileNotFoundError, MisconfigurationException), match=re.escape(message)):
-        run()
-
-
-@pytest.mark.parametrize("error", [RuntimeError("a fault"), ValueError("a fault deep in some library")])
-def test_faults_of_the_program_are_raised(error, monkeypatch):
-    with pytest.raises(type(error), match="a fault"):
+    with pytest.raises(type(error), match=re.escape(str(error))) as raised:
         _demo_that(monkeypatch, raising(error))()
+    assert raised.value is error
 
 
 def lightning_after_ctrl_c(**_):
@@ -311,11 +403,15 @@ def lightning_after_ctrl_c(**_):
         (lightning_after_ctrl_c, 130),
         (raising(SystemExit(1)), 1),
         (raising(SystemExit(None)), 0),
-        (raising(SystemExit("why")), 1),
     ],
 )
 def test_exit_codes(action, code, monkeypatch):
     assert _demo_that(monkeypatch, action)() == code
+
+
+def test_a_program_that_is_ended_with_a_message_did_not_find_a_regression(monkeypatch, capsys):
+    assert _demo_that(monkeypatch, raising(SystemExit("why")))() == 70  # Python's own code for it, 1, is the gate's
+    assert capsys.readouterr().err == "why\n"
 
 
 # ---- bare names ----
@@ -415,12 +511,6 @@ def test_validate_and_predict_a_checkpoint(fitted, shapes, tmp_path):
     config = write(settings(shapes, tmp_path), tmp_path)
     assert main(["validate", "--config", config, "--ckpt_path", str(checkpoint)]) == 0
     ours, fits = read_events(tmp_path), read_events(fitted)
-    for name in ("val/map", "audit/coverage", "audit/n_objects"):
+    for name in ("val/map", "audit/recall", "audit/n_objects"):
         assert ours.Scalars(name)[0].value == pytest.approx(fits.Scalars(name)[0].value)
     assert main(["predict", "--config", config, "--ckpt_path", str(checkpoint)]) == 0
-
-
-def test_a_missing_checkpoint_is_a_mistake(shapes, tmp_path, capsys):
-    config = write(settings(shapes, tmp_path), tmp_path)
-    assert main(["validate", "--config", config, "--ckpt_path", "/nowhere/a.ckpt"]) == 2
-    assert "/nowhere/a.ckpt" in capsys.readouterr().err

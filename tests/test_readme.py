@@ -64,12 +64,12 @@ def test_a_torchvision_module_joins_with_one_method():
             return DataLoader(torch.rand(1, 1))
 
     module = Trained().eval()
-    (found,) = module.detect([torch.full((3, 64, 64), 128.0)])
-    box = found.boxes[0].round().int().tolist()  # an untrained model finds something somewhere: call it the truth
-    sample = box_sample([box], [int(found.labels[0])], size=64)
-    audit = ODSmoothGradCallback(samples=[sample], n_samples=1, score_threshold=0, pair_iou=0.1)
+    (detections,) = module.detect([torch.full((3, 64, 64), 128.0)])
+    box = detections.boxes[0].round().int().tolist()  # an untrained model finds something somewhere: call it the truth
+    sample = box_sample([box], [int(detections.labels[0])], size=64)
+    audit = ODSmoothGradCallback(audit_samples=[sample], n_samples=1, score_threshold=0, pair_iou=0.1)
     (logged,) = trainer_with([audit]).validate(module, verbose=False)
-    assert logged["audit/coverage"] == 1
+    assert logged["audit/recall"] == 1
     assert 0 <= logged["iof/score/object"] <= 1
 
 
@@ -77,7 +77,7 @@ def test_every_logged_name_is_explained():
     table = README[README.index("## Reading the maps") :]
     for tag in EVERY_TAG:
         group, *rest = tag.split("/")
-        if group in ("drift_ref", "drift_floor"):  # "the same against ..."
+        if group in ("drift_ref", "drift_noise"):  # "the same against ..."
             assert f"`{group}/...`" in table
             group = "drift"
         explained = {"/".join([group, *rest]), f"{group}/<parameter>/{rest[-1]}", f"/{rest[-1]}"}

@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from odsg_lightning.audit.config import AuditConfig
-from odsg_lightning.audit.gate import GateConfig, compare
-from odsg_lightning.audit.gate.resampling import resample_images
-from odsg_lightning.audit.record import AuditRecord, ObjectRow, write_record
+from odsg_lightning.gate import GateConfig, compare
+from odsg_lightning.gate.resampling import resample_images
 from odsg_lightning.names import IOF_NAMES, PARAMETERS
+from odsg_lightning.records.record import AuditRecord, ObjectRow, write_record
 
 MARGIN = 0.02
 DROPS = (0.0, MARGIN, 0.05, 0.1)
@@ -122,8 +122,8 @@ def simulated_record(
             by_parameter = dict(zip(PARAMETERS, found, strict=True))
             pairs = [(name, name.split("/")) for name in IOF_NAMES]
             iof = {name: by_parameter[parameter] * _SHARES[region] for name, (parameter, region) in pairs}
-            passes = int(noise.binomial(20, 0.95))
-            row = replace(row, iou=0.8, score=0.95, box=(0, 0, 9, 9), matched_passes=passes, n_samples=20, iof=iof)
+            matched = int(noise.binomial(20, 0.95))
+            row = replace(row, iou=0.8, score=0.95, box=(0, 0, 9, 9), matched_samples=matched, n_samples=20, iof=iof)
         rows.append(row)
     fingerprint = {"audit_set": "0" * 64, **AuditConfig(seed=audit_seed).measured}
     empty = dict.fromkeys(("checkpoint", "checkpoint_sha256", "step", "git_commit", "git_dirty"))

@@ -21,31 +21,33 @@ from measuring import machine
 from rich.console import Console
 from rich.table import Table
 
-from odsg_lightning.audit.audit_set import write_audit_set
-from odsg_lightning.audit.calibrate import calibrate, calibrated_config
 from odsg_lightning.audit.config import AuditConfig
-from odsg_lightning.audit.gate import GateResult, compare
-from odsg_lightning.audit.gate.text import number
-from odsg_lightning.audit.record import AuditRecord, read_record
+from odsg_lightning.checkpoints.audit import audit_checkpoint
 from odsg_lightning.data.audit_set_choice import choose_audit_set
 from odsg_lightning.demo.recipe import no_foreign_warnings
 from odsg_lightning.demo.shortcut_models import STEPS, Kind, ShortcutData, ap50, make_shortcut_data, train
-from odsg_lightning.training.checkpoint_audit import audit_checkpoint
+from odsg_lightning.gate import GateResult, compare
+from odsg_lightning.gate.calibrate import calibrate, calibrated_config
+from odsg_lightning.records.audit_set import write_audit_set
+from odsg_lightning.records.record import AuditRecord, read_record
+from odsg_lightning.text import number
 
+_AUDIT_IMAGES = 24
 _TRAININGS = 3  # from which margins are calibrated
 
 
 class Models:
     """Trained detectors and their audits, made when they are asked for and kept in a folder."""
 
-    def __init__(self, folder: Path, steps: int) -> None:
+    def __init__(self, folder: Path, steps: int, images: int, val_images: int) -> None:
         """Make the data, and choose what is audited."""
-        self.data: ShortcutData = make_shortcut_data(folder / "data", seed=0)
+        self.data: ShortcutData = make_shortcut_data(folder / "data", seed=0, n_train=images, n_val=val_images)
         self.folder, self.steps, self.audit_set = folder / f"{steps}-steps", steps, folder / "audit_set.json"
         self.folder.mkdir(exist_ok=True)
         shapes = self.data.at_boxes
-        chosen, _ = choose_audit_set(shapes.val_annotations, shapes.val_images, count=24, min_size=128)
+        chosen, _ = choose_audit_set(shapes.val_annotations, shapes.val_images, count=_AUDIT_IMAGES, min_size=128)
         write_audit_set(chosen, self.audit_set)
+        self.audited = len(chosen.images)
 
     def checkpoint(self, kind: Kind, seed: int) -> Path:
         """Return a trained detector."""
@@ -71,7 +73,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, dict[str, GateResult]]:
     options.output.mkdir(parents=True, exist_ok=True)
     same, shortcut, retrained = {}, {}, {}
     with no_foreign_warnings():
-        models = Models(options.output, options.steps)
+        models = Models(options.output, options.steps, options.images, options.val_images)
         baseline = models.audit("clean", 0)
         for index in range(options.repetitions):
             seed, noise = index % options.clean, (2 * index + 1, 2 * index + 2)
@@ -83,7 +85,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, dict[str, GateResult]]:
         if options.clean > _TRAININGS:
             _print_calibrated(models, options.clean, options.repetitions)
     results = {"same": same, "shortcut": shortcut, "retrained": retrained}
-    _print(results, f"{options.steps} steps, 24 audit images; {machine('cpu')}")
+    _print(results, f"{options.steps} steps, {models.audited} audit images; {machine('cpu')}")
     return results
 
 
@@ -112,7 +114,7 @@ def _print(results: dict[str, dict[str, GateResult]], title: str) -> None:
             looked = next(check for check in result.checks if check.name == "iof/object")
             failed = [check.name for check in result.checks if check.verdict == "fail" and check.level == "error"]
             iof = f"{number(looked.baseline)} -> {number(looked.candidate)}"
-            change = f"{number(looked.lower, True)} to {number(looked.upper, True)}"
+            change = f"{number(looked.lower, signed=True)} to {number(looked.upper, signed=True)}"
             verdict = f"{result.verdict}: {', '.join(failed)}" if failed else result.verdict
             table.add_row(case, candidate, iof, change, verdict)
         table.add_section()
@@ -129,6 +131,10 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=10, help="detectors with the shortcut, and pairs of audits")
     parser.add_argument("--clean", type=int, default=3, help="clean detectors, among which the pairs are shared out")
     parser.add_argument("--steps", type=int, default=STEPS, help="of each training")
+    parser.add_argument("--images", type=int, default=1000, help="training images")
+    parser.add_argument(
+        "--val-images", type=int, default=100, help=f"validation images, of which {_AUDIT_IMAGES} are audited"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/gate-real"), help="folder for everything")
     return parser.parse_args(args)
 

@@ -18,15 +18,9 @@ from torch import Tensor, nn
 
 from odsg_lightning.detectors.build import build_detector, load_config
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter, to_input_format
-from odsg_lightning.detectors.detectron2_import import require_detectron2
+from odsg_lightning.detectors.detectron2_names import Boxes, FrozenBatchNorm2d, RetinaNet
 from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.noise import image_generator, noisy_images
-
-require_detectron2()
-
-from detectron2.layers import FrozenBatchNorm2d  # noqa: E402
-from detectron2.modeling import RetinaNet  # noqa: E402
-from detectron2.structures import Boxes  # noqa: E402
 
 SIGMA = 0.05  # of the noise, relative to the pixel range: SmoothGrad's own
 _LEAST_SCORE, _LEAST_IOU = 0.5, 0.7
@@ -179,7 +173,8 @@ def _stable_indices(model: nn.Module, image: Tensor, boxes: Tensor, seed: int) -
     labels = torch.arange(len(boxes))
     (clean,) = detector.detect([image])
     matches, _ = match_one_to_one(boxes, labels, clean.boxes, clean.labels, 0.5)
-    missed = ((matches < 0) | (clean.scores[matches] <= _LEAST_SCORE)).nonzero().flatten().tolist()
+    scores = torch.cat([clean.scores, clean.scores.new_zeros(1)])[matches]  # -1 stands for none, and is the last
+    missed = (scores <= _LEAST_SCORE).nonzero().flatten().tolist()
     if missed:
         raise RuntimeError(
             f"Expected every planted object to be detected, but objects {missed} of {boxes.tolist()} are not."

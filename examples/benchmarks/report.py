@@ -13,7 +13,7 @@ from variants import N_MASKS
 
 _CONSOLE = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
 _PROGRESS = Console(stderr=True, highlight=False, soft_wrap=True)
-_SAMPLES = 20  # noisy passes of one ODSmoothGrad map, the default
+_SAMPLES = 20  # noise samples of one ODSmoothGrad map, the default
 
 LABELS = {
     "backward": "plain backward()",
@@ -80,7 +80,7 @@ def saliency_table(results: Sequence[dict[str, Any]]) -> None:
 
 def _row(name: str, variant: dict[str, Any], reference: Sequence[float]) -> list[str]:
     seconds = median(variant["seconds"])
-    # D-RISE's masks explain an object for good; one pass of SmoothGrad is one of twenty.
+    # D-RISE's masks explain an object for good; one noise sample of SmoothGrad is one of twenty.
     factor = _SAMPLES if name == "drise" else 1
     ratios = [factor * one / other for one, other in zip(reference, variant["seconds"], strict=False)]
     shares = [median(part) for part in zip(*variant["shares"], strict=True)]
@@ -125,7 +125,7 @@ diff.: of the worst gradient to plain autograd's: the largest relative to its la
 The plain variants are SCALED: some outputs were measured (backward, stacked and captum: two), and the others taken
   to cost the same. "Outputs stacked": boxes and scores in one tensor, so that zeros go back through the other subnet.
 D-RISE is EXTRAPOLATED from 2 of its {N_MASKS} masked forward passes, which all objects of a picture share. It gives one
-  map per object, not five, and needs no noise: its ratio is to {_SAMPLES} passes of plain autograd.""",
+  map per object, not five, and needs no noise: its ratio is to {_SAMPLES} noise samples of plain autograd.""",
         markup=False,
     )
     for result in results:

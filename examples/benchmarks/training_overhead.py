@@ -28,10 +28,11 @@ from odsg_lightning import ODSmoothGradCallback
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.audit.loop import audit
-from odsg_lightning.demo.recipe import RECIPES, demo_parts
+from odsg_lightning.demo.recipe import RECIPES, demo_data, demo_detector
+from odsg_lightning.demo.shapes import make_shapes
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
+from odsg_lightning.detectors.detectron2_names import EventStorage
 from odsg_lightning.training.detectron2_batch import training_inputs
-from odsg_lightning.training.tally import AuditTally
 from odsg_lightning.types import AuditSample
 
 ENGINES = ("auto", "autograd")
@@ -72,7 +73,8 @@ def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
 def _demo_run(folder: Path, options: argparse.Namespace, engine: str | None) -> dict[str, Any]:
     """Fit the demonstration's detector as ``odsg demo`` does it, but for the number of steps."""
     seed_everything(0, verbose=False)
-    module, data = demo_parts(options.detector, folder / "shapes", options.steps)
+    shapes = make_shapes(folder / "shapes", n_train=options.images, n_val=options.val_images)
+    module, data = demo_detector(options.detector, options.steps), demo_data(shapes)
     audited = {"score_threshold": options.score_threshold, "max_strips": 0, "on_error": "raise"}
     callback = ODSmoothGradCallback(engine=engine, **audited) if engine else None
     trainer = Trainer(
@@ -96,15 +98,16 @@ def _demo_run(folder: Path, options: argparse.Namespace, engine: str | None) -> 
     auditing = callback.seconds if callback else 0.0
     explained = ""
     if callback:
-        coverage, objects = (float(trainer.callback_metrics[f"audit/{name}"]) for name in ("coverage", "n_objects"))
-        explained = f"{coverage * objects:.0f} of {objects:.0f}"
+        recall, objects = (float(trainer.callback_metrics[f"audit/{name}"]) for name in ("recall", "n_objects"))
+        explained = f"{recall * objects:.0f} of {objects:.0f}"
+    images = min(_IMAGES, options.val_images)
     return {
         "run": f"demo {options.detector}, {options.steps} steps",
         "engine": engine,
         "training": seconds - auditing,
         "auditing": auditing,
         "explained": explained,
-        "how": f"measured, {options.audits} audits of {_IMAGES} x {_SAMPLES}; explained: the last one's",
+        "how": f"measured, {options.audits} audits of {images} x {_SAMPLES}; explained: the last one's",
     }
 
 
@@ -112,7 +115,7 @@ def _full_size(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure training steps and one audited picture of a full-size detector, and extrapolate both."""
     height, width = map(int, options.size.split("x"))
     note(f"{options.full_detector} {options.size}: planting {options.objects} objects")
-    planted = plant(options.full_detector, height, width, options.objects, 96)
+    planted = plant(options.full_detector, height, width, options.objects, options.object_size)
     audits = {engine: _one_picture(planted, engine, options) for engine in ENGINES}
     step = _training_step(planted, options)  # last: it changes the weights
     return [
@@ -130,7 +133,7 @@ def _full_size(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _one_picture(planted: Planted, engine: str, options: argparse.Namespace) -> float:
-    """Return the seconds that an audit needs for one picture: one clean pass and 20 noisy ones."""
+    """Return the seconds that an audit needs for one picture: the clean image and 20 noise samples."""
     model, boxes = planted.model.to(options.device), planted.boxes.cpu()
     height, width = planted.image.shape[1:]
     rows, columns = torch.arange(height)[:, None], torch.arange(width)
@@ -141,22 +144,17 @@ def _one_picture(planted: Planted, engine: str, options: argparse.Namespace) -> 
     for n_samples in (1, 1, 1 + options.timed_samples):  # the first one warms up
         note(f"  audit of one picture, engine {engine}, {n_samples} samples")
         config = AuditConfig(n_samples=n_samples, score_threshold=0.5, engine=engine)
-        tally = AuditTally(config.blur_sigma, config.threshold)
-        tally.restart(torch.device(options.device))
         start = clock(options.device)
         with isolated(model):
             for found in audit(Detectron2Adapter(model), [sample], config, device=options.device):
                 if found.missed:
                     raise RuntimeError("Expected the audit to find every planted object. Try another seed.")
-                tally.add(found)
         seconds.append(clock(options.device) - start)
     return seconds[1] + (seconds[2] - seconds[1]) / options.timed_samples * (_SAMPLES - 1)
 
 
 def _training_step(planted: Planted, options: argparse.Namespace) -> float:
     """Return the seconds of a training step, all but the stem and the first stage being trained (FREEZE_AT 2)."""
-    from detectron2.utils.events import EventStorage
-
     model = planted.model.to(options.device).train()
     frozen = ("backbone.bottom_up.stem", "backbone.bottom_up.res2")
     for name, parameter in model.named_parameters():
@@ -191,12 +189,15 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         help="of the demonstration's audits (0.9; --quick: 0.3, as a short run is not sure of much)",
     )
+    parser.add_argument("--images", type=int, default=1000, help="training images of the demonstration")
+    parser.add_argument("--val-images", type=int, default=100, help="its validation images, of which 16 are audited")
     parser.add_argument("--full-detector", default="retinanet_R_50_FPN", help="a name from configs/detectors")
     parser.add_argument("--size", help="height x width at full size (480x640; --quick: 320x320)")
     parser.add_argument("--objects", type=int, help="audited objects per picture at full size (5; --quick: 2)")
+    parser.add_argument("--object-size", type=int, default=96, help="their sides in pixels")
     parser.add_argument("--batch-size", type=int, default=2, help="pictures of a training step at full size")
     parser.add_argument("--timed-steps", type=int, help="training steps measured at full size (3; --quick: 1)")
-    parser.add_argument("--timed-samples", type=int, help="noisy passes measured at full size (2; --quick: 1)")
+    parser.add_argument("--timed-samples", type=int, help="noise samples measured at full size (2; --quick: 1)")
     parser.add_argument("--no-full-size", action="store_true", help="the demonstration alone")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")

@@ -7,10 +7,11 @@
 #   CHECKPOINT  the candidate
 #   AUDIT_SET   made once with `odsg audit-set`; default audit/audit_set.json
 #   BASELINE    accepted with `odsg baseline accept`; default audit/baseline.json
-#   MARGINS     settings of the gate; default audit/gate.yaml if there is one, else the gate's own
+#   MARGINS     settings of the gate; default audit/gate.yaml if there is one, otherwise the gate's own
 #   RESULTS     folder for the record, the report, gate.json, junit.xml and strips/; default odsg-results
 #
-# Exit code: 0 pass, 1 regression, 2 wrong arguments, 3 not comparable or broken input.
+# Exit code: 0 pass, 1 regression, 2 wrong arguments, 3 not comparable or broken input, 70 a fault of odsg, 74 an error
+# of the disk.
 set -euo pipefail
 
 if [[ -z ${CHECKPOINT:-} ]]; then

@@ -1,1 +1,1 @@
-"""One audit: the loop over a fixed set of objects that callback and command line share."""
+"""One audit: its settings, the loop over a fixed set of objects, measuring each once, isolation from training."""

@@ -1,8 +1,9 @@
-"""What an audit is told to do: everything that its numbers depend on besides the detector and the images."""
+"""The settings of an audit: everything that its numbers depend on besides the detector and the images."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from odsg_lightning.errors import UserInputError
 from odsg_lightning.saliency.options import Engine, Precision, check_engine, check_tolerance
 
 Method = Literal["smoothgrad", "gradient"]
@@ -13,10 +14,10 @@ class AuditConfig:
     """Settings of an audit.
 
     Attributes:
-        method: ``"smoothgrad"``, or ``"gradient"``: the plain gradient, one pass without noise.
-        n_samples: noisy passes of SmoothGrad; with a ``tolerance``, the most that an object gets.
+        method: ``"smoothgrad"``, or ``"gradient"``: the plain gradient, one sample without noise.
+        n_samples: noise samples of SmoothGrad; with a ``tolerance``, the most that an object gets.
         sigma: standard deviation of the noise relative to the pixel range (0.05 is 12.75 grey levels).
-        match_iou: least IoU of a noisy detection with the clean one.
+        match_iou: least IoU of a detection in a noise sample with the one in the clean image.
         pair_iou: least IoU of a detection with its ground-truth object.
         score_threshold: a detection must score above this to be paired.
         blur_sigma: standard deviation of the blur before binarising a map, in pixels.
@@ -24,7 +25,7 @@ class AuditConfig:
         seed: of the noise.
         max_objects_per_image: audit only the first so many objects of an image, in the order of their annotation ids;
             None for all.
-        tolerance: None for all ``n_samples`` passes, or when to stop before:
+        tolerance: None for all ``n_samples``, or when to stop before:
             :func:`odsg_lightning.saliency.smoothgrad.smoothgrad` says what it means.
         engine: how the gradients are computed: :func:`odsg_lightning.saliency.gradients.linearize`.
         precision: of the linear backward pass: see there.
@@ -48,26 +49,28 @@ class AuditConfig:
         """Refuse values out of range.
 
         Raises:
-            ValueError: names the argument, its range and the value that came.
+            UserInputError: names the argument, its range and the value that came.
         """
         if self.method not in get_args(Method):
-            raise ValueError(f"Expected argument `method` to be one of {get_args(Method)}, but got {self.method!r}.")
+            raise UserInputError(
+                f"Expected argument `method` to be one of {get_args(Method)}, but got {self.method!r}."
+            )
         whole = {"n_samples": (self.n_samples, 1), "seed": (self.seed, 0)}
         if self.max_objects_per_image is not None:
             whole["max_objects_per_image"] = (self.max_objects_per_image, 1)
         for name, (number, least) in whole.items():
             if not isinstance(number, int) or isinstance(number, bool) or number < least:
-                raise ValueError(
+                raise UserInputError(
                     f"Expected argument `{name}` to be an integer of at least {least}, but got {number!r}."
                 )
         for name in ("match_iou", "pair_iou", "score_threshold", "threshold"):
             share = getattr(self, name)
             if not 0 <= share < 1:
-                raise ValueError(f"Expected argument `{name}` to be in [0, 1), but got {share!r}.")
+                raise UserInputError(f"Expected argument `{name}` to be in [0, 1), but got {share!r}.")
         for name in ("sigma", "blur_sigma"):
             size = getattr(self, name)
             if not 0 <= size < float("inf"):
-                raise ValueError(f"Expected argument `{name}` to be a finite number, 0 or more, but got {size!r}.")
+                raise UserInputError(f"Expected argument `{name}` to be a finite number, 0 or more, but got {size!r}.")
         check_tolerance(self.tolerance)
         check_engine(self.engine, self.precision)
 
@@ -85,8 +88,8 @@ class AuditConfig:
         return settings
 
     @property
-    def passes(self) -> int:
-        """Number of detector passes with a gradient for each image; with a ``tolerance``, the most."""
+    def samples_per_image(self) -> int:
+        """Number of noise samples of each image; with a ``tolerance``, the most."""
         return 1 if self.method == "gradient" else self.n_samples
 
     @property

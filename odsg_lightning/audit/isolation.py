@@ -60,7 +60,7 @@ def _uncompiled() -> AbstractContextManager[None]:
     """Keep the audit from compiling anything.
 
     Its modes and image sizes would be compiled beside those of the training: that costs minutes, counts towards the
-    limit at which torch.compile gives up, and makes it compile the training's own sizes anew as dynamic ones.
+    limit at which torch.compile gives up, and makes it compile the training's own sizes again as dynamic ones.
     """
     set_stance = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
     context: AbstractContextManager[None] = nullcontext() if set_stance is None else set_stance("force_eager")

@@ -1,53 +1,17 @@
 """One audit: which objects of a fixed set are detected, and what each of their five numbers looks at."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from odsg_lightning.audit.config import AuditConfig
-from odsg_lightning.detectors.protocol import Detector
+from odsg_lightning.audit.measure import AuditedObject, measured
 from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.noise import image_generator
+from odsg_lightning.saliency.protocol import Detector
 from odsg_lightning.saliency.smoothgrad import smoothgrad
-from odsg_lightning.types import AuditSample, Detections, ObjectSaliency
-
-
-@dataclass(frozen=True)
-class AuditedObject:
-    """One ground-truth object after the audit.
-
-    Attributes:
-        sample: the image it belongs to.
-        index: its position among the image's objects.
-        box: ``[4]`` XYXY of the paired detection in pixels; None if the object was missed.
-        score: score of the paired detection; None if missed.
-        iou: IoU of the paired detection with the ground-truth box; None if missed.
-        saliency: its maps; None if missed.
-    """
-
-    sample: AuditSample
-    index: int
-    box: Tensor | None = None
-    score: float | None = None
-    iou: float | None = None
-    saliency: ObjectSaliency | None = None
-
-    @property
-    def missed(self) -> bool:
-        """Whether no detection was paired with the object."""
-        return self.saliency is None
-
-    @property
-    def annotation_id(self) -> int:
-        """COCO annotation id."""
-        return self.sample.annotation_ids[self.index]
-
-    @property
-    def mask(self) -> Tensor:
-        """``[H, W]`` bool ground-truth segmentation."""
-        return self.sample.masks[self.index]
+from odsg_lightning.types import AuditSample, Detections
 
 
 def audited_indices(sample: AuditSample, max_objects: int | None) -> list[int]:
@@ -62,11 +26,11 @@ def pair_detections(sample: AuditSample, detections: Detections, config: AuditCo
     Returns:
         ``[G]`` index into ``detections``, -1 where the object is missed, and ``[G]`` IoU, NaN where missed.
     """
-    confident = (detections.scores.detach() > config.score_threshold).nonzero().flatten().cpu()
-    boxes, labels = detections.boxes.detach().cpu()[confident], detections.labels.cpu()[confident]
-    matches, ious = match_one_to_one(sample.boxes, sample.labels, boxes, labels, config.pair_iou)
+    positions = (detections.scores.detach() > config.score_threshold).nonzero().flatten()
+    confident = detections[positions]
+    matches, ious = match_one_to_one(sample.boxes, sample.labels, confident.boxes, confident.labels, config.pair_iou)
     paired = matches >= 0
-    matches[paired] = confident[matches[paired]]
+    matches[paired] = positions.cpu()[matches[paired]]
     return matches, ious
 
 
@@ -76,7 +40,7 @@ def audit(
     config: AuditConfig,
     *,
     device: torch.device | str = "cpu",
-    on_pass: Callable[[], None] = lambda: None,
+    on_sample: Callable[[], None] = lambda: None,
 ) -> Iterator[AuditedObject]:
     """Audit a detector on a fixed set, object by object.
 
@@ -84,14 +48,14 @@ def audit(
     :func:`odsg_lightning.audit.isolation.isolated`.
 
     Args:
-        detector: see :class:`odsg_lightning.detectors.protocol.Detector`.
+        detector: see :class:`odsg_lightning.saliency.protocol.Detector`.
         samples: the audit set.
         config: see :class:`AuditConfig`.
         device: where the images are put.
-        on_pass: called ``config.passes`` times for every image, however few of them are needed.
+        on_sample: called ``config.samples_per_image`` times for every image, however few of them are needed.
 
     Yields:
-        Every audited ground-truth object, missed ones included, image by image in the order of ``samples``.
+        Every audited ground-truth object, measured, missed ones included, image by image in the order of ``samples``.
     """
     for sample in samples:
         image = sample.image.to(device, copy=True)
@@ -106,21 +70,22 @@ def audit(
             reference,
             [int(pairs[index]) for index in paired],
             generator=image_generator(config.seed, sample.image_id),
-            n_samples=config.passes,
+            n_samples=config.samples_per_image,
             sigma=config.noise,
             match_iou=config.match_iou,
             tolerance=config.tolerance,
             engine=config.engine,
             precision=config.precision,
-            on_pass=on_pass,
+            on_sample=on_sample,
         )
-        for _ in range(0 if paired else config.passes):
-            on_pass()  # progress counts the passes that an image without detections saves, too
+        for _ in range(0 if paired else config.samples_per_image):
+            on_sample()  # progress counts the samples that an image without detections saves, too
         explained = dict(zip(paired, saliencies, strict=True))
         for index in objects:
-            if index in explained:
-                match = int(pairs[index])
-                box, score = reference.boxes[match], float(reference.scores[match])
-                yield AuditedObject(sample, index, box, score, float(ious[index]), explained[index])
-            else:
+            if index not in explained:
                 yield AuditedObject(sample, index)
+                continue
+            match, saliency = int(pairs[index]), explained.pop(index)
+            box, score = reference.boxes[match], float(reference.scores[match])
+            mask = sample.masks[index]
+            yield AuditedObject(sample, index, measured(box, score, float(ious[index]), saliency, mask, config))

@@ -7,14 +7,19 @@ that ``odsg --help`` and ``odsg --version`` answer at once and work on a broken 
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from odsg_lightning.cli import audit, demo, gate, lightning, report
-from odsg_lightning.cli.versions import PrintVersions
+from odsg_lightning.cli.version import PrintVersions
+from odsg_lightning.errors import BrokenInputError, MissingDependencyError, UserInputError
+from odsg_lightning.text import printable
 
 _PARTS = (lightning, audit, gate, report, demo)
 _USAGE = 2
 _BROKEN_INPUT = 3
+_UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
+_DISK = 74  # EX_IOERR
 _INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
@@ -25,10 +30,11 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the arguments after the program's name; ``None``: those of this process.
 
     Returns:
-        The exit code: 0, or 2 for a mistake of the user's (wrong arguments, missing files, values out of range), or 3
-        for an input file that cannot be used, or 130 after Ctrl-C, or what the subcommand returns. Mistakes are told in
-        one line on standard error; any other exception is raised, and all are if the environment variable
-        ``ODSG_DEBUG`` is 1.
+        The exit code: 0; 2 for a mistake of the user's (wrong arguments, values out of range, a package that is not
+        installed); 3 for an input file that is missing or cannot be used; 74 for an error of the disk; 70 for a fault
+        of the program, whose traceback is shown; 130 after Ctrl-C; or what the subcommand returns. The class of the
+        exception decides (:mod:`odsg_lightning.errors`). All are raised if the environment variable ``ODSG_DEBUG`` is
+        1.
     """
     try:
         return _run(list(sys.argv[1:] if args is None else args))
@@ -38,10 +44,9 @@ def main(args: Sequence[str] | None = None) -> int:
         # Lightning turns Ctrl-C into exit code 1, which would read as a failure.
         return _INTERRUPTED if isinstance(stop.__context__, KeyboardInterrupt) else _exit_code(stop)
     except Exception as error:
-        if os.environ.get("ODSG_DEBUG") == "1" or not _is_users(error):
+        if os.environ.get("ODSG_DEBUG") == "1":
             raise
-        print(f"odsg: error: {_printable(str(error))}\n(ODSG_DEBUG=1 shows where it was raised.)", file=sys.stderr)
-        return _BROKEN_INPUT if _is_broken_input(error) else _USAGE
+        return _report(error)
 
 
 def _run(arguments: list[str]) -> int:
@@ -57,6 +62,7 @@ def _run(arguments: list[str]) -> int:
     if arguments and arguments[0] in lightning.SUMMARIES:
         return lightning.run(arguments)
     options = parser.parse_args(arguments)
+    options.odsg = main  # for a subcommand that runs others
     code: int = options.run(options)
     return code
 
@@ -64,36 +70,34 @@ def _run(arguments: list[str]) -> int:
 # Errors -------------------------------------------------------------------------------------------------------------
 
 
-def _is_users(error: Exception) -> bool:
-    """Whether an exception tells of the user's input or installation, not of a fault in the program.
+def _report(error: Exception) -> int:
+    """Say on standard error what went wrong, and return the exit code."""
+    code = _code_of(error)
+    if code != _UNEXPECTED:
+        print(f"odsg: error: {printable(str(error))}\n(ODSG_DEBUG=1 shows where it was raised.)", file=sys.stderr)
+        return code
+    trace = "".join(traceback.format_exception(error))
+    print(
+        f"{printable(trace)}\nodsg: this should not have happened. Please report it, with the lines above and the "
+        "output of `odsg --version`: see CONTRIBUTING.md.",
+        file=sys.stderr,
+    )
+    return code
 
-    A ValueError or ImportError does if this package or a parser of arguments raised it; from anywhere else, a step of
-    the training say, its traceback is needed.
-    """
-    innermost = error.__traceback__
-    while innermost is not None and innermost.tb_next is not None:
-        innermost = innermost.tb_next
-    raised_in = str(innermost.tb_frame.f_globals.get("__name__")) if innermost is not None else ""
-    if isinstance(error, (ValueError, ImportError)):
-        return raised_in.partition(".")[0] in ("odsg_lightning", "jsonargparse", "argparse")
+
+def _code_of(error: Exception) -> int:
+    if isinstance(error, BrokenInputError):
+        return _BROKEN_INPUT
     # Only who has loaded Lightning can have raised its exception, and importing it here would load torch.
-    lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
-    kinds = (lightning.MisconfigurationException,) if lightning else ()
-    return isinstance(error, (argparse.ArgumentError, FileNotFoundError, *kinds))
-
-
-def _is_broken_input(error: Exception) -> bool:
-    files = sys.modules.get("odsg_lightning.audit.files")  # whoever raised it has loaded it
-    return files is not None and isinstance(error, files.BrokenInputError)
-
-
-def _printable(message: str) -> str:
-    """Replace what would command the terminal: a message may quote a file of unknown origin."""
-    return "".join(one if one.isprintable() or one == "\n" else "\ufffd" for one in message)
+    lightning_errors = sys.modules.get("lightning.fabric.utilities.exceptions")
+    misconfiguration = (lightning_errors.MisconfigurationException,) if lightning_errors else ()
+    if isinstance(error, (UserInputError, MissingDependencyError, argparse.ArgumentError, *misconfiguration)):
+        return _USAGE
+    return _DISK if isinstance(error, OSError) else _UNEXPECTED
 
 
 def _exit_code(stop: SystemExit) -> int:
     if isinstance(stop.code, str):
         print(stop.code, file=sys.stderr)
-        return 1
+        return _UNEXPECTED
     return stop.code or 0

@@ -6,29 +6,36 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
-from odsg_lightning.saliency.options import Engine, Precision  # imports the standard library alone
+from odsg_lightning.audit.config import AuditConfig, Method  # loads the standard library alone
+from odsg_lightning.errors import UserInputError
+from odsg_lightning.saliency.options import Engine, Precision
 
-_NUMBERS = {  # of audit/config.py
-    "n-samples": (int, 20, "noisy passes of SmoothGrad"),
-    "sigma": (float, 0.05, "standard deviation of the noise, relative to the pixel range"),
-    "seed": (int, 0, "of the noise"),
-    "score-threshold": (float, 0.9, "a detection must score above this to be paired with an object"),
-    "pair-iou": (float, 0.5, "least IoU of a detection with its object"),
-    "match-iou": (float, 0.7, "least IoU of a noisy detection with the clean one"),
-    "blur-sigma": (float, 2.0, "blur before binarising a map, in pixels"),
-    "threshold": (float, 0.32, "share of a map's maximum above which a pixel is foreground"),
-    "max-objects-per-image": (int, None, "audit only the first so many objects of an image"),
-    "tolerance": (float, None, "stop adding passes for an object when its map changes less than this"),
+_NUMBERS = {
+    "n-samples": (int, "noise samples of SmoothGrad"),
+    "sigma": (float, "standard deviation of the noise, relative to the pixel range"),
+    "seed": (int, "of the noise"),
+    "score-threshold": (float, "a detection must score above this to be paired with an object"),
+    "pair-iou": (float, "least IoU of a detection with its object"),
+    "match-iou": (float, "least IoU of a detection in a noise sample with the one in the clean image"),
+    "blur-sigma": (float, "blur before binarising a map, in pixels"),
+    "threshold": (float, "share of a map's maximum above which a pixel is foreground"),
+    "max-objects-per-image": (int, "audit only the first so many objects of an image"),
+    "tolerance": (float, "stop adding samples for an object when its maps change less than this"),
 }
+"""Settings of an audit, with their type and what they mean; AuditConfig has the defaults."""
 
 
-def add(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is private
+_CHOICE = ("count", "seed", "image_ids", "masks", "min_size", "max_size", "bad_records")
+"""Options of `audit-set` that are arguments of choose_audit_set by the same name."""
+
+
+def add(subcommands: Any) -> None:
     """Describe the subcommands."""
     _add_audit_set(subcommands)
     _add_audit(subcommands)
 
 
-def _add_audit_set(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is private
+def _add_audit_set(subcommands: Any) -> None:
     parser = subcommands.add_parser(
         "audit-set",
         help="choose the images of an audit once, balanced over the classes, and write them down with their hashes",
@@ -50,7 +57,7 @@ def _add_audit_set(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type 
     parser.set_defaults(run=_run_audit_set)
 
 
-def _add_audit(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is private
+def _add_audit(subcommands: Any) -> None:
     parser = subcommands.add_parser(
         "audit",
         help="audit a checkpoint on an audit set: which pixels carry each number that it returns?",
@@ -59,17 +66,22 @@ def _add_audit(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is p
     parser.add_argument("checkpoint", type=Path, help="Lightning .ckpt, or Detectron2 .pth or .pkl with --config")
     parser.add_argument("--audit-set", type=Path, required=True, help="of `odsg audit-set`")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the record to write, .json")
-    parser.add_argument("--config", help="of a Detectron2 checkpoint: bare name or YAML file")
-    parser.add_argument("--num-classes", type=int, help="of a Detectron2 checkpoint; else that of the audit set")
+    parser.add_argument("--config", help="of a Detectron2 checkpoint: bare name, name of the model zoo, or YAML file")
+    parser.add_argument(
+        "--num-classes", type=int, help="of a Detectron2 checkpoint (default: as many as the audit set has categories)"
+    )
     parser.add_argument("--annotations", type=Path, help="the COCO file, if not where the audit set says")
     parser.add_argument("--images", type=Path, help="folder of its images, if not there")
-    parser.add_argument("--method", choices=["smoothgrad", "gradient"], default="smoothgrad", help="how maps are made")
-    for name, (kind, default, text) in _NUMBERS.items():
+    choices: dict[str, tuple[Any, str]] = {
+        "method": (Method, "how maps are made"),
+        "engine": (Engine, "how gradients are computed; same maps"),
+        "precision": (Precision, "of the backward pass"),
+    }
+    for name, (kind, text) in choices.items():
+        parser.add_argument(f"--{name}", choices=get_args(kind), default=getattr(AuditConfig, name), help=text)
+    for name, (kind, text) in _NUMBERS.items():
+        default = getattr(AuditConfig, name.replace("-", "_"))
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
-    parser.add_argument(
-        "--engine", choices=get_args(Engine), default="auto", help="how gradients are computed; same maps"
-    )
-    parser.add_argument("--precision", choices=get_args(Precision), default="full", help="of the backward pass")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
     parser.add_argument(
         "--metric",
@@ -80,29 +92,23 @@ def _add_audit(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is p
     )
     parser.add_argument("--no-maps", action="store_true", help="write the record only, not the maps beside it")
     parser.add_argument("--trust", action="store_true", help="read the checkpoint even if it may run any code")
-    parser.add_argument("--restart", action="store_true", help="begin anew after an interruption")
+    parser.add_argument("--restart", action="store_true", help="begin again after an interruption")
     parser.set_defaults(run=_run_audit)
 
 
 def _run_audit_set(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from odsg_lightning.audit.audit_set import write_audit_set
-    from odsg_lightning.audit.tables import audit_set_table
     from odsg_lightning.data.audit_set_choice import choose_audit_set
+    from odsg_lightning.records.audit_set import write_audit_set
+    from odsg_lightning.records.tables import audit_set_table
 
     if options.output.exists() and not options.force:
-        raise ValueError(f"Expected {options.output} to be new, but it is there. Add --force to overwrite it.")
+        raise UserInputError(f"Expected {options.output} to be new, but it is there. Add --force to overwrite it.")
     chosen, objects = choose_audit_set(
         options.annotations,
         options.images,
-        count=options.count,
-        seed=options.seed,
-        image_ids=options.image_ids,
-        masks=options.masks,
-        min_size=options.min_size,
-        max_size=options.max_size,
-        bad_records=options.bad_records,
+        **{name: getattr(options, name) for name in _CHOICE},
     )
     write_audit_set(chosen, options.output)
     console = Console()
@@ -115,11 +121,11 @@ def _run_audit(options: argparse.Namespace) -> int:
     import warnings
 
     from rich.console import Console
+    from rich.table import Table
 
-    from odsg_lightning.audit.config import AuditConfig
-    from odsg_lightning.audit.means import audit_means
-    from odsg_lightning.audit.tables import counts_table, iof_table
-    from odsg_lightning.training.checkpoint_audit import audit_checkpoint
+    from odsg_lightning.checkpoints.audit import audit_checkpoint
+    from odsg_lightning.records.means import audit_means
+    from odsg_lightning.records.tables import count_rows, iof_table
 
     numbers = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in _NUMBERS}
     metrics = dict(_metric(text) for text in options.metric)
@@ -146,9 +152,12 @@ def _run_audit(options: argparse.Namespace) -> int:
         trust=options.trust,
         restart=options.restart,
     )
-    console = Console()
-    console.print(iof_table(audit_means(record), f"What {options.checkpoint.name} looks at"))
-    console.print(counts_table(record))
+    console, means = Console(), audit_means(record.objects)
+    console.print(iof_table(means, f"What {options.checkpoint.name} looks at"))
+    counts = Table(show_header=False)
+    for row in count_rows(means):
+        counts.add_row(*row)
+    console.print(counts)
     beside = "" if record.maps is None else f", with {record.maps['file']}"
     console.print(f"Record: {options.output}{beside}", soft_wrap=True, markup=False, highlight=False)
     return 0
@@ -160,6 +169,6 @@ def _metric(text: str) -> tuple[str, float]:
         number = float(value)
     except ValueError:
         number = math.nan
-    if not (name and equals and math.isfinite(number)):
-        raise ValueError(f"Expected --metric to be NAME=VALUE with a finite number, but got {text!r}.")
+    if not (name and equals and abs(number) <= 1e300):  # NaN is neither; larger ones are in no record
+        raise UserInputError(f"Expected --metric to be NAME=VALUE with a finite number, but got {text!r}.")
     return name, number

@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
-from odsg_lightning.saliency.options import Engine  # imports the standard library alone
+from odsg_lightning.errors import UserInputError
+from odsg_lightning.saliency.options import Engine  # loads the standard library alone
 
 
-def add(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is private
+def add(subcommands: Any) -> None:
     """Describe the subcommand."""
     parser = subcommands.add_parser(
         "demo",
@@ -33,11 +34,10 @@ def add(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is private
 def _run(options: argparse.Namespace) -> int:
     if options.shortcut:
         if (options.detector, options.engine) != ("retinanet", "auto"):
-            raise ValueError("Expected --shortcut without --detector and --engine: it always trains RetinaNets.")
-        from odsg_lightning.cli import main
+            raise UserInputError("Expected --shortcut without --detector and --engine: it always trains RetinaNets.")
         from odsg_lightning.demo.shortcut import run_shortcut
 
-        return run_shortcut(main, options.output or Path("runs/demo-shortcut"), options.seed)
+        return run_shortcut(options.odsg, options.output or Path("runs/demo-shortcut"), options.seed)
     from odsg_lightning.demo.run import run_demo
 
     output = options.output or Path("runs/demo")

@@ -6,10 +6,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_EXIT_CODES = "exit code: 0 pass, 1 regression, 2 wrong usage, 3 not comparable or broken input"
+from odsg_lightning.environment import in_ci
+from odsg_lightning.errors import UserInputError
+
+_EXIT_CODES = (
+    "exit code: 0 pass, 1 regression, 2 wrong usage, 3 not comparable or broken input, 70 anything unexpected, "
+    "74 error of the disk"
+)
 
 
-def add(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is private
+def add(subcommands: Any) -> None:
     """Describe the subcommands."""
     gate = subcommands.add_parser("gate", help="refuse a candidate whose audit is worse", epilog=_EXIT_CODES)
     gate.add_argument("baseline", type=Path, help="accepted record: see odsg baseline accept")
@@ -42,14 +48,14 @@ def add(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is private
 
 
 def _gate(options: argparse.Namespace) -> int:
-    from odsg_lightning.audit.files import BrokenInputError
-    from odsg_lightning.audit.gate import GateConfig, GateResult, compare_files, read_gate_config
-    from odsg_lightning.audit.gate.outputs.as_json import write_json
-    from odsg_lightning.audit.gate.outputs.junit import write_junit
-    from odsg_lightning.audit.gate.outputs.strips import with_strips
-    from odsg_lightning.audit.gate.outputs.summary import append_summary
-    from odsg_lightning.audit.gate.outputs.terminal import print_result
-    from odsg_lightning.audit.gate.text import plain
+    from odsg_lightning.errors import BrokenInputError
+    from odsg_lightning.gate import GateConfig, GateResult, compare_files, read_gate_config
+    from odsg_lightning.gate.outputs.as_json import write_json
+    from odsg_lightning.gate.outputs.junit import write_junit
+    from odsg_lightning.gate.outputs.strips import with_strips
+    from odsg_lightning.gate.outputs.summary import append_summary
+    from odsg_lightning.gate.outputs.terminal import print_result
+    from odsg_lightning.text import plain
 
     baseline, candidate, strict = options.baseline, options.candidate, options.strict
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
@@ -79,16 +85,18 @@ def _refuse_overwriting(inputs: list[Path | None], outputs: list[Path | None]) -
         if path is None:
             continue
         if os.path.realpath(path) in taken:
-            raise ValueError(f"Expected another file than those that are read or written already, but got {path}.")
+            raise UserInputError(f"Expected another file than those that are read or written already, but got {path}.")
         taken.add(os.path.realpath(path))
 
 
 def _accept(options: argparse.Namespace) -> int:
-    from odsg_lightning.audit.baseline import accept_baseline
-    from odsg_lightning.audit.gate.text import number
+    from odsg_lightning.records.baseline import accept_baseline
+    from odsg_lightning.text import number
 
-    if os.environ.get("CI", "").lower() not in ("", "false", "0"):
-        raise ValueError("A baseline is accepted by a person who has looked at it, not in CI (the variable CI is set).")
+    if in_ci():
+        raise UserInputError(
+            "A baseline is accepted by a person who has looked at it, not in CI (the variable CI is set)."
+        )
     accepted = accept_baseline(
         options.candidate,
         options.output,
@@ -97,21 +105,21 @@ def _accept(options: argparse.Namespace) -> int:
         reset=options.reset,
     )
     print(f"Accepted {options.candidate} as {options.output}.")
-    for index, name in enumerate(("iof/object", "coverage")):
+    for index, name in enumerate(("iof/object", "recall")):
         before = f"{number(accepted.before[index])} -> " if accepted.before else ""
         print(f"  {name}: {before}{number(accepted.after[index])}")
     return 0
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from odsg_lightning.audit.calibrate import calibrate, calibrated_config
-    from odsg_lightning.audit.files import write_text
-    from odsg_lightning.audit.gate.config_file import gate_config_text
-    from odsg_lightning.audit.gate.text import number
-    from odsg_lightning.audit.record import read_record
+    from odsg_lightning.files import write_text
+    from odsg_lightning.gate.calibrate import calibrate, calibrated_config
+    from odsg_lightning.gate.config_file import gate_config_text
+    from odsg_lightning.records.record import read_record
+    from odsg_lightning.text import number
 
     if options.output and not options.force and os.path.lexists(options.output):
-        raise ValueError(f"Expected no file at {options.output}, but there is one: --force overwrites it.")
+        raise UserInputError(f"Expected no file at {options.output}, but there is one: --force overwrites it.")
     records = {str(path): read_record(path) for path in options.records}
     rows = calibrate(records, retrained=options.retrained)
     if len(records) == 2:

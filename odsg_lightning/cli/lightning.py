@@ -1,9 +1,12 @@
 """``odsg fit | validate | test | predict``: the methods of Lightning's Trainer, through Lightning's command line."""
 
+import re
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
 from odsg_lightning.config_files import config_names, config_path
+from odsg_lightning.errors import MissingFileError, UserInputError
 
 SUMMARIES = {
     "fit": "train, validate and audit: odsg fit --config retinanet_R_50_FPN --data.train_annotations ...",
@@ -13,7 +16,7 @@ SUMMARIES = {
 }
 
 
-def add(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is private
+def add(subcommands: Any) -> None:
     """Name the subcommands, for ``odsg --help``; Lightning's own parser, with hundreds of arguments, reads theirs."""
     for name, summary in SUMMARIES.items():
         subcommands.add_parser(name, help=summary)
@@ -21,27 +24,72 @@ def add(subcommands: Any) -> None:  # noqa: ANN401 - argparse's type is private
 
 def run(arguments: list[str]) -> int:
     """Run one of the Trainer's methods with the arguments behind ``odsg``."""
+    from lightning.pytorch import Callback
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
     from odsg_lightning.data.datamodule import CocoDetectionDataModule
     from odsg_lightning.training.module import DetectionModule
 
     class OdsgCLI(LightningCLI):
-        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's
+        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
             # Lightning's own warns of arguments that do not come from sys.argv: these are the same ones.
-            self.config = parser.parse_args(args)
+            try:
+                self.config = parser.parse_args(args)
+            except ArgumentError as error:
+                raise UserInputError(f"{error}{_renamed_in(str(error))}") from error
+
+        def before_instantiate_classes(self) -> None:
+            _require_checkpoint(self.config[str(self.subcommand)].get("ckpt_path"))
+
+        def instantiate_classes(self) -> None:
+            refused: list[Exception] = []
+
+            def noting(kind: type[Any], *args: Any, **kwargs: Any) -> Any:
+                try:
+                    return kind(*args, **kwargs)
+                except Exception as error:
+                    refused.append(error)
+                    raise
+
+            self.parser.add_instantiator(noting, Callback)
+            try:
+                super().instantiate_classes()
+            except ValueError:
+                # `trainer.callbacks` may be of several types: jsonargparse tries each, and lists what all of them said.
+                if refused:
+                    raise refused[-1] from None
+                raise
 
     descriptions: dict[str, Any] = {name: {"description": summary} for name, summary in SUMMARIES.items()}
     OdsgCLI(
         DetectionModule,
         CocoDetectionDataModule,
         args=_with_packaged_configs(arguments),
-        # Without exit_on_error a wrong argument is told like every other mistake, not below two screens of usage.
+        # Without exit_on_error a wrong argument is reported like every other mistake, not below two screens of usage.
         parser_kwargs={"prog": "odsg", "exit_on_error": False, **descriptions},
         auto_configure_optimizers=False,  # `model.optimizer` and `model.lr_scheduler` make them
-        save_config_kwargs={"overwrite": True},  # else a second run into one folder raises
+        save_config_kwargs={"overwrite": True},  # otherwise a second run into one folder raises
     )
     return 0
+
+
+def _renamed_in(message: str) -> str:
+    """Return a hint for each argument of the last version that has another name now."""
+    renamed = {"samples": "audit_samples", "floor_images": "reseeded_images"}  # of ODSmoothGradCallback
+    hints = [f"{old} is called {new} now" for old, new in renamed.items() if re.search(rf"(?<!\w){old}\b", message)]
+    return f"\nAmong the callback's arguments, {', and '.join(hints)}." if hints else ""
+
+
+def _require_checkpoint(path: str | Path | None) -> None:
+    """Refuse a checkpoint file that is not there: Lightning would say so after the data were read, as an OSError.
+
+    Raises:
+        MissingFileError: see above. Addresses and the words for which Lightning looks up a path are left to it.
+    """
+    if path is None or str(path) in ("best", "last", "hpc") or "://" in str(path) or str(path).startswith("registry"):
+        return
+    if not Path(path).exists():
+        raise MissingFileError(f"Expected a checkpoint at {path}, but No such file or directory.")
 
 
 def _with_packaged_configs(arguments: list[str]) -> list[str]:

@@ -10,9 +10,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from odsg_lightning.data.coco import Annotation, CocoDataset, CocoImage, segmentation_mask
+from odsg_lightning.data.coco import Annotation, CocoDataset, CocoImage
+from odsg_lightning.data.coco_masks import segmentation_mask
 from odsg_lightning.data.dataset import resize_boxes, resize_image, shortest_edge_size
 from odsg_lightning.data.images import load_image
+from odsg_lightning.errors import BrokenInputError, UserInputError
 from odsg_lightning.types import AuditSample
 
 MaskSource = Literal["segmentation", "box"]
@@ -50,8 +52,9 @@ def make_audit_samples(
         if the file has no more.
 
     Raises:
-        ValueError: ``image_ids`` is empty, or names an image that is unknown or has no usable object; no image is
-            usable; the file has no segmentations and ``masks`` is ``"segmentation"``.
+        UserInputError: ``image_ids`` is empty, or names an image that is unknown or has no usable object; the file has
+            no segmentations and ``masks`` is ``"segmentation"``.
+        BrokenInputError: no image is usable.
     """
     require_masks(coco, masks)
     if image_ids is not None:
@@ -76,15 +79,15 @@ def make_audit_samples(
 def require_masks(coco: CocoDataset, masks: MaskSource) -> None:
     """Refuse a file without segmentations if they are what saliency is to be measured against."""
     if masks == "segmentation" and not any(a.segmentation for image in coco.images for a in image.annotations):
-        raise ValueError(
+        raise UserInputError(
             f"Expected {coco.source} to have segmentations for the audit, but it has none. Give a file with "
             'segmentations, or set audit_masks="box" to measure against filled boxes.'
         )
 
 
-def no_usable_image(coco: CocoDataset) -> ValueError:
+def no_usable_image(coco: CocoDataset) -> BrokenInputError:
     """Return the error to raise where there is nothing to audit."""
-    return ValueError(
+    return BrokenInputError(
         f"Expected {coco.source} to have an image with a usable object for the audit, but none of its "
         f"{len(coco.images)} images has an object that is no crowd region and whose mask is not empty."
     )
@@ -111,15 +114,19 @@ def _explicit_samples(
     coco: CocoDataset, image_ids: Sequence[int], masks: MaskSource, min_size: int, max_size: int
 ) -> list[AuditSample]:
     if not image_ids:
-        raise ValueError("Expected audit_image_ids to name at least one image, but it is empty. Leave it out instead.")
+        raise UserInputError(
+            "Expected audit_image_ids to name at least one image, but it is empty. Leave it out instead."
+        )
     images = {image.id: image for image in coco.images}
     unknown = sorted(set(image_ids) - images.keys())
     if unknown:
-        raise ValueError(f"Expected audit_image_ids to be image ids of {coco.source}, but it has no images {unknown}.")
+        raise UserInputError(
+            f"Expected audit_image_ids to be image ids of {coco.source}, but it has no images {unknown}."
+        )
     samples = {i: audit_sample(coco, images[i], masks, min_size, max_size) for i in sorted(set(image_ids))}
     unusable = [image_id for image_id, sample in samples.items() if sample is None]
     if unusable:
-        raise ValueError(
+        raise UserInputError(
             f"Expected audit_image_ids to name images of {coco.source} with at least one usable object (no crowd "
             f"region, mask not empty), but images {unusable} have none."
         )
@@ -155,23 +162,24 @@ def usable_objects(
     """Return the objects that can be audited, in ascending id, each with its mask ``[H, W]`` at network size.
 
     Raises:
-        ValueError: the masks of all its objects would take gigabytes.
+        UserInputError: the masks of all its objects would take gigabytes.
     """
     original, size = (image.height, image.width), shortest_edge_size(image.height, image.width, min_size, max_size)
     candidates = [a for a in image.annotations if not a.iscrowd and (masks == "box" or a.segmentation)]
     if len(candidates) * size[0] * size[1] > _MAX_MASK_BYTES:
-        raise ValueError(
+        raise UserInputError(
             f"Expected the masks of an audit image to take at most {_MAX_MASK_BYTES >> 30} GiB, but image id "
             f"{image.id} has {len(candidates)} objects at {size[0]} x {size[1]} pixels. Audit it at a smaller size, or "
             "leave it out."
         )
     make_mask = box_mask if masks == "box" else _resized_mask
-    found = ((annotation, make_mask(annotation, original, size)) for annotation in candidates)
-    return [(annotation, mask) for annotation, mask in found if mask.any()]
+    masked = ((annotation, make_mask(annotation, original, size)) for annotation in candidates)
+    return [(annotation, mask) for annotation, mask in masked if mask.any()]
 
 
 def _resized_mask(annotation: Annotation, original: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    mask = torch.from_numpy(segmentation_mask(annotation, *original).astype(np.uint8))
+    assert annotation.segmentation is not None  # what has none is no candidate
+    mask = torch.from_numpy(segmentation_mask(annotation.segmentation, *original).astype(np.uint8))
     # NEAREST_EXACT samples at pixel centres, as the boxes are scaled; NEAREST would shift the mask by half a pixel.
     resized: Tensor = transforms.resize(mask[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT)
     return resized[0].bool()

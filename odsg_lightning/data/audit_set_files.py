@@ -4,11 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from odsg_lightning.audit.audit_set import AuditImage, AuditSet
-from odsg_lightning.audit.files import BrokenInputError, sha256_of, sha256_of_json
 from odsg_lightning.data.audit_samples import MaskSource, audit_sample
 from odsg_lightning.data.coco import CocoDataset, CocoImage, check_images, read_coco
 from odsg_lightning.data.coco_checks import list_problems
+from odsg_lightning.errors import BrokenInputError
+from odsg_lightning.files import sha256_of, sha256_of_json
+from odsg_lightning.records.audit_set import AuditImage, AuditSet
 from odsg_lightning.types import AuditSample
 
 
@@ -20,10 +21,7 @@ def read_dataset(
     Raises:
         BrokenInputError: the file, its folder, or a record cannot be used.
     """
-    try:
-        return read_coco(annotations, images, bad_records=bad_records, segmentations=masks == "segmentation")
-    except (ValueError, FileNotFoundError) as error:
-        raise BrokenInputError(str(error)) from error
+    return read_coco(annotations, images, bad_records=bad_records, segmentations=masks == "segmentation")
 
 
 def describe(
@@ -103,10 +101,7 @@ def unchanged_dataset(chosen: AuditSet, annotations: Path | None = None, images:
             f"be comparable with earlier ones.\n{list_problems(changes)}{skipped}"
         )
     audited = replace(coco, images=tuple(known[image.id] for image in chosen.images))
-    try:
-        check_images(audited)
-    except ValueError as error:
-        raise BrokenInputError(str(error)) from error
+    check_images(audited)
     return audited
 
 
@@ -118,15 +113,12 @@ def load_sample(chosen: AuditSet, coco: CocoDataset, image: CocoImage) -> AuditS
             version of the rasteriser.
     """
     listed = {i.id: i.annotation_ids for i in chosen.images}[image.id]
-    try:
-        sample = audit_sample(coco, image, chosen.masks, chosen.min_size, chosen.max_size)
-    except (ValueError, FileNotFoundError) as error:
-        raise BrokenInputError(str(error)) from error
-    found = () if sample is None else sample.annotation_ids
-    if sample is None or found != listed:
+    sample = audit_sample(coco, image, chosen.masks, chosen.min_size, chosen.max_size)
+    usable = () if sample is None else sample.annotation_ids
+    if sample is None or usable != listed:
         raise BrokenInputError(
             f"Expected annotations {list(listed)} of image id {image.id} to be the usable ones, as in the audit set, "
-            f"but got {list(found)}. Choose a new set with the installed versions."
+            f"but got {list(usable)}. Choose a new set with the installed versions."
         )
     return sample
 
@@ -145,11 +137,11 @@ def _plain(segmentation: object) -> object:
     )
 
 
-def _changed(image: AuditImage, found: CocoImage | None, coco: CocoDataset) -> str:
+def _changed(image: AuditImage, now: CocoImage | None, coco: CocoDataset) -> str:
     """Say what of an image is not as it was; empty if nothing."""
-    if found is None:
+    if now is None:
         return "it is not in the file any more"
-    changes = ["its image file"] if sha256_of(coco.images_dir / found.file_name) != image.sha256 else []
-    if _annotations_sha256(found) != image.annotations_sha256:
+    changes = ["its image file"] if sha256_of(coco.images_dir / now.file_name) != image.sha256 else []
+    if _annotations_sha256(now) != image.annotations_sha256:
         changes.append("its annotations")
     return " and ".join(changes)

@@ -10,10 +10,9 @@ from typing import Any, Literal
 
 from odsg_lightning.data import coco_checks as checks
 from odsg_lightning.data.coco_checks import BadRecordError, Box, Problems
-from odsg_lightning.data.coco_masks import segmentation_mask, segmentation_problem
+from odsg_lightning.data.coco_masks import Segmentation, segmentation_problem
 from odsg_lightning.data.images import load_image, refuse_bombs
-
-__all__ = ["Annotation", "CocoDataset", "CocoImage", "check_images", "read_coco", "segmentation_mask"]
+from odsg_lightning.errors import BrokenInputError, MissingFileError
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ class Annotation:
     label: int
     box: Box
     iscrowd: bool
-    segmentation: list[list[float]] | dict[str, Any] | None
+    segmentation: Segmentation | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +92,20 @@ def read_coco(
         The images whose files exist, with their annotations.
 
     Raises:
-        FileNotFoundError: the JSON file, the folder, or an image file is missing.
-        ValueError: the file or a record is unusable. All problems are counted, and ten are named by file, annotation
-            id, image id and file name.
+        MissingFileError: the JSON file, the folder, or an image file is missing.
+        BrokenInputError: the file or a record is unusable. All problems are counted, and ten are named by file,
+            annotation id, image id and file name.
     """
     source, folder = Path(annotations), Path(images)
     content = checks.load_coco_json(source)
     if not folder.is_dir():
-        raise FileNotFoundError(f"Expected the images of {source} in a folder {folder}, but there is none.")
+        raise MissingFileError(f"Expected the images of {source} in a folder {folder}, but there is none.")
     problems = Problems(source)
     categories = _read_categories(content["categories"], problems)
     if problems.lines:
         raise problems.error()
     known, unusable = _read_images(content["images"], folder, problems)
-    found: dict[int, list[Annotation]] = {image_id: [] for image_id in known}
+    annotations_of: dict[int, list[Annotation]] = {image_id: [] for image_id in known}
     labels = {category_id: label for label, category_id in enumerate(categories)}
     # Exporters of boxes write "segmentation": [] everywhere; among real ones it is a mistake.
     segmentations = segmentations and any(isinstance(r, dict) and r.get("segmentation") for r in content["annotations"])
@@ -127,17 +126,19 @@ def read_coco(
             problems.add(_describe(record, index, known), problem)
         else:
             seen.add(annotation.id)
-            found[image_id].append(annotation)
+            annotations_of[image_id].append(annotation)
     if problems.lines and (bad_records == "error" or problems.fatal):
         raise problems.error()
     if not known:
-        raise ValueError(f"Expected {source} to have at least one usable image, but all were skipped.\n{problems}")
+        raise BrokenInputError(
+            f"Expected {source} to have at least one usable image, but all were skipped.\n{problems}"
+        )
     if problems.lines:
         log.warning(
             "Skipped %d unusable records of %s, and %d annotations of skipped images:\n%s",
             *(len(problems.lines), source, dropped, problems),
         )
-    kept = (replace(known[i], annotations=tuple(sorted(found[i], key=lambda a: a.id))) for i in sorted(known))
+    kept = (replace(known[i], annotations=tuple(sorted(annotations_of[i], key=lambda a: a.id))) for i in sorted(known))
     return CocoDataset(
         source=source,
         images_dir=folder,
@@ -152,23 +153,41 @@ def check_images(dataset: CocoDataset) -> None:
     """Decode every image in a pool of threads, so that a broken file is found before training and not within it.
 
     Raises:
-        ValueError: images are truncated, are no images, or differ in size from their records. All are counted, and
-            ten named.
+        BrokenInputError: images are truncated, are no images, or differ in size from their records. All are counted,
+            and ten named.
     """
 
     def problem(image: CocoImage) -> str | None:
         try:
             load_image(dataset.images_dir / image.file_name, (image.height, image.width))
-        except (ValueError, FileNotFoundError) as error:
+        except BrokenInputError as error:
             return f"image id {image.id}: {error}"
         return None
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         broken = [line for line in pool.map(problem, dataset.images) if line]
     if broken:
-        raise ValueError(
+        raise BrokenInputError(
             f"Expected all {len(dataset.images)} images of {dataset.source} to be readable, but {len(broken)} are "
             f"not:\n{checks.list_problems(broken)}"
+        )
+
+
+def require_same_categories(train: CocoDataset, val: CocoDataset) -> None:
+    """Refuse two files of which a label would mean different things: a detector's classes are their categories.
+
+    Raises:
+        BrokenInputError: names what is in one of them only.
+    """
+    ours, theirs = (set(zip(d.category_ids, d.category_names, strict=True)) for d in (train, val))
+    if ours != theirs:
+        in_training, in_validation = (
+            reprlib.repr([f"{category_id}: {name}" for category_id, name in sorted(only)])
+            for only in (ours - theirs, theirs - ours)
+        )
+        raise BrokenInputError(
+            f"Expected {train.source} and {val.source} to list the same categories, but {in_training} in training "
+            f"only, and {in_validation} in validation only. Write the full list into both files."
         )
 
 
@@ -227,7 +246,7 @@ def _annotation(record: dict[str, Any], image: CocoImage, labels: dict[int, int]
     return Annotation(annotation_id, category_id, labels[category_id], box, iscrowd, segmentation)
 
 
-def _describe(record: Any, index: int, images: dict[int, CocoImage]) -> str:  # noqa: ANN401 - from a file
+def _describe(record: Any, index: int, images: dict[int, CocoImage]) -> str:
     if not isinstance(record, dict):
         return f"annotations[{index}]"
     image_id = record.get("image_id", "?")

@@ -1,13 +1,14 @@
 """Checks of a COCO file: each names the file, the record, what was expected and what came."""
 
-import json
+import math
 import os
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from odsg_lightning.data.coco_masks import is_finite_number
+from odsg_lightning.errors import BrokenInputError, MissingFileError
+from odsg_lightning.files import read_json
 
 MAX_BYTES = 2 * 2**30
 """Largest COCO file that is read: training sets of a million images have about half of it."""
@@ -41,15 +42,15 @@ class Problems:
         """The first ten problems, one a line, and the count of the rest."""
         return list_problems(self.lines)
 
-    def error(self) -> ValueError | FileNotFoundError:
-        """Return the error to raise: FileNotFoundError if image files are missing and nothing else is wrong."""
+    def error(self) -> BrokenInputError:
+        """Return the error to raise: MissingFileError if image files are missing and nothing else is wrong."""
         cure = "Correct the file" if self.fatal else 'Correct the file, or leave these records out: bad_records="skip"'
         message = (
             f"Expected all records of {self.source} to be usable, but got {len(self.lines)} "
             f"problem{'s' * (len(self.lines) != 1)}. {cure}.\n{self}"
         )
         only_files = self._missing_files == len(self.lines)
-        return FileNotFoundError(message) if only_files else ValueError(message)
+        return MissingFileError(message) if only_files else BrokenInputError(message)
 
 
 def list_problems(lines: Sequence[str]) -> str:
@@ -62,45 +63,26 @@ def load_coco_json(path: Path) -> dict[str, list[Any]]:
     """Read the JSON file and check its outline: an object with the lists images, annotations and categories.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is a folder, is unreadable, is too large, is not JSON, or lacks one of the lists.
+        MissingFileError: there is no such file.
+        BrokenInputError: it is a folder, is unreadable, is too large, is not JSON, or lacks one of the lists.
     """
-    if path.is_dir():
-        raise ValueError(f"Expected {path} to be a COCO JSON file, but it is a folder. Name the file in it.")
-    if not path.exists():
-        raise FileNotFoundError(f"Expected a COCO JSON file at {path}, but there is none. Correct the path.")
-    if not path.is_file():
-        raise ValueError(f"Expected {path} to be a COCO JSON file, but it is no regular file.")
-    if path.stat().st_size > MAX_BYTES:
-        size = path.stat().st_size / 2**30
-        raise ValueError(f"Expected {path} to have at most {MAX_BYTES >> 30} GiB, but it has {size:.1f} GiB.")
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"Expected {path} to be a readable COCO JSON file, but {error}.") from error
-    except json.JSONDecodeError as error:
-        text = error.doc.rstrip()
-        cause = "it is empty" if not text else f"{error.msg} at line {error.lineno}, column {error.colno}"
-        hint = "" if not text or text.endswith(("}", "]")) else " It seems to be truncated: copy or download it again."
-        raise ValueError(f"Expected {path} to be a COCO JSON file, but {cause}.{hint}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8; a number of thousands of digits; absurd nesting
-        raise ValueError(f"Expected {path} to be a COCO JSON file, but {error}.") from error
+    content = read_json(path, "a COCO JSON file", MAX_BYTES, strict=False)
     if not isinstance(content, dict):
-        raise ValueError(
+        raise BrokenInputError(
             f"Expected the top level of {path} to be an object with images, annotations and categories, but got a "
             f"{type(content).__name__}. Is it a file of detection results?"
         )
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
             got = f"got a {type(content[key]).__name__}" if key in content else f"it has only {sorted(content)}"
-            raise ValueError(f"Expected {path} to have a list named {key!r}, but {got}.")
+            raise BrokenInputError(f"Expected {path} to have a list named {key!r}, but {got}.")
     for key in ("images", "categories"):
         if not content[key]:
-            raise ValueError(f"Expected {path} to have at least one record in {key!r}, but the list is empty.")
+            raise BrokenInputError(f"Expected {path} to have at least one record in {key!r}, but the list is empty.")
     return content
 
 
-def field(record: Any, key: str) -> Any:  # noqa: ANN401 - from a file
+def field(record: Any, key: str) -> Any:
     """Return a required field of a record."""
     if not isinstance(record, dict):
         raise BadRecordError(f"expected an object, but got {reprlib.repr(record)}")
@@ -109,7 +91,7 @@ def field(record: Any, key: str) -> Any:  # noqa: ANN401 - from a file
     return record[key]
 
 
-def integer(record: Any, key: str, minimum: int | None = None) -> int:  # noqa: ANN401 - from a file
+def integer(record: Any, key: str, minimum: int | None = None) -> int:
     """Return a required field that must be an integer of at least ``minimum``."""
     value = field(record, key)
     if type(value) is not int or (minimum is not None and value < minimum):
@@ -126,7 +108,7 @@ def crowd_flag(record: dict[str, Any]) -> bool:
     return bool(value)
 
 
-def file_name(record: Any) -> str:  # noqa: ANN401 - from a file
+def file_name(record: Any) -> str:
     """Return ``file_name``; it must stay inside the image folder on every operating system."""
     name = field(record, "file_name")
     if not isinstance(name, str) or not name:
@@ -164,3 +146,13 @@ def box_xyxy(record: dict[str, Any], height: int, width: int) -> Box:
             f"got {bbox}; are the coordinates absolute pixels of this image, and not XYXY?"
         )
     return x1, y1, x2, y2
+
+
+def is_finite_number(value: Any) -> bool:
+    """Return whether a JSON value is a number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of more than 308 digits
+        return False

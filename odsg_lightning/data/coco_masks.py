@@ -1,23 +1,24 @@
 """COCO segmentations: polygons, run-length encoding (RLE) as a list, and RLE as a compressed string."""
 
-import math
 import reprlib
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-if TYPE_CHECKING:
-    from odsg_lightning.data.coco import Annotation
+from odsg_lightning.data.coco_checks import is_finite_number
+
+Segmentation = list[list[float]] | dict[str, Any]
+"""Polygons or RLE, as a COCO file has it."""
 
 
-def segmentation_mask(annotation: "Annotation", height: int, width: int) -> NDArray[np.bool_]:
-    """Rasterise an annotation's segmentation at the size of its image.
+def segmentation_mask(segmentation: Segmentation, height: int, width: int) -> NDArray[np.bool_]:
+    """Rasterise a segmentation at the size of its image.
 
     Args:
-        annotation: an annotation that :func:`~odsg_lightning.data.coco.read_coco` kept the segmentation of.
+        segmentation: polygons or RLE.
         height: of the image, in pixels.
         width: of the image, in pixels.
 
@@ -25,14 +26,16 @@ def segmentation_mask(annotation: "Annotation", height: int, width: int) -> NDAr
         ``[height, width]`` bool; True on the object. The union of the polygons where there are several.
 
     Raises:
-        ValueError: the annotation has no segmentation, or a malformed one.
+        ValueError: it is malformed; the message says how.
+
+    Example:
+        >>> segmentation_mask([[0, 0, 2, 0, 2, 1, 0, 1]], height=2, width=3).astype(int)
+        array([[1, 1, 0],
+               [0, 0, 0]])
     """
-    segmentation = annotation.segmentation
-    if segmentation is None:
-        raise ValueError(f"Expected annotation id {annotation.id} to have a segmentation, but it has none.")
     problem = segmentation_problem(segmentation, height, width)
     if problem:
-        raise ValueError(f"Annotation id {annotation.id}: {problem}.")
+        raise ValueError(f"{problem[0].upper()}{problem[1:]}.")
     if isinstance(segmentation, dict):
         runs = rle_counts(segmentation["counts"])
         foreground = np.arange(len(runs)) % 2 == 1  # runs alternate, background first, down the columns
@@ -41,7 +44,7 @@ def segmentation_mask(annotation: "Annotation", height: int, width: int) -> NDAr
     return np.asarray(mask_utils.decode(mask_utils.merge(polygons)), dtype=np.bool_)
 
 
-def segmentation_problem(segmentation: Any, height: int, width: int) -> str | None:  # noqa: ANN401 - from a file
+def segmentation_problem(segmentation: Any, height: int, width: int) -> str | None:
     """Say what is wrong with a segmentation as it stands in the file; None if nothing is.
 
     Everything that could make the C code of pycocotools read or write out of bounds is caught here.
@@ -97,16 +100,6 @@ def rle_counts(counts: str | bytes | list[int]) -> list[int]:
     if shift:
         raise ValueError("truncated compressed RLE")
     return runs
-
-
-def is_finite_number(value: Any) -> bool:  # noqa: ANN401 - from a file
-    """Return whether a JSON value is a number that a float can hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer of more than 308 digits
-        return False
 
 
 def _rle_problem(segmentation: dict[str, Any], height: int, width: int) -> str | None:

@@ -9,12 +9,12 @@ from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
-from odsg_lightning.audit.audit_set import AuditSet, read_audit_set
 from odsg_lightning.data import coco
 from odsg_lightning.data.audit_samples import make_audit_samples
 from odsg_lightning.data.audit_set_files import describe, load_sample, unchanged_dataset
-from odsg_lightning.data.categories import require_same_categories
 from odsg_lightning.data.dataset import DetectionDataset, DetectionExample
+from odsg_lightning.errors import BrokenInputError, UserInputError
+from odsg_lightning.records.audit_set import AuditSet, read_audit_set
 from odsg_lightning.types import AuditSample
 
 Choice = TypeVar("Choice", bound=str)
@@ -47,7 +47,26 @@ class CocoDetectionDataModule(LightningDataModule):
         check_images: decode every image before training. A broken file is an error in any case; this finds it early.
 
     Raises:
-        ValueError: an argument is out of range.
+        UserInputError: an argument is out of range.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from odsg_lightning.demo.shapes import make_shapes
+        >>> folder = TemporaryDirectory()
+        >>> shapes = make_shapes(folder.name, n_train=2, n_val=2, size=64)
+        >>> data = CocoDetectionDataModule(
+        ...     shapes.train_annotations,
+        ...     shapes.train_images,
+        ...     shapes.val_annotations,
+        ...     shapes.val_images,
+        ...     min_size_eval=64,
+        ...     audit_image_ids=[1],
+        ... )
+        >>> data.category_names
+        ['rectangle', 'triangle', 'star']
+        >>> data.audit_samples()[0].image.shape
+        torch.Size([3, 64, 64])
+        >>> folder.cleanup()
     """
 
     def __init__(
@@ -78,13 +97,13 @@ class CocoDetectionDataModule(LightningDataModule):
         self.batch_size = _at_least("batch_size", batch_size, 1)
         self.min_size = (min_size,) if isinstance(min_size, int) else tuple(min_size)
         if not self.min_size:
-            raise ValueError("Expected min_size to name at least one length, but it is empty.")
+            raise UserInputError("Expected min_size to name at least one length, but it is empty.")
         for length in self.min_size:
             _at_least("min_size", length, 1)
         self.max_size = _at_least("max_size", max_size, 1)
         self.min_size_eval = _at_least("min_size_eval", min_size_eval, 1)
         if not 0 <= flip <= 1:
-            raise ValueError(f"Expected flip to be a probability from 0 to 1, but got {flip}.")
+            raise UserInputError(f"Expected flip to be a probability from 0 to 1, but got {flip}.")
         self.flip = flip
         self.num_workers = _at_least("num_workers", num_workers, 0)
         self.audit_image_ids = audit_image_ids
@@ -100,7 +119,7 @@ class CocoDetectionDataModule(LightningDataModule):
         """Decode every image, in one process per machine.
 
         Raises:
-            ValueError: images are broken, or differ in size from their records.
+            BrokenInputError: images are broken, or differ in size from their records.
         """
         if not self.check_images:
             return
@@ -115,8 +134,9 @@ class CocoDetectionDataModule(LightningDataModule):
             stage: ``"fit"`` or None reads both files; any other only that of the validation set.
 
         Raises:
-            FileNotFoundError: a file or folder is missing.
-            ValueError: a record is unusable, the two files disagree on the categories, or there is nothing to train on.
+            MissingFileError: a file or folder is missing.
+            BrokenInputError: a record is unusable, the two files disagree on the categories, or there is nothing to
+                train on.
         """
         _ = self.val_dataset
         if stage in ("fit", None):
@@ -141,8 +161,8 @@ class CocoDetectionDataModule(LightningDataModule):
         """Return the fixed audit set, the same in every process and run; needs no ``setup``.
 
         Raises:
-            ValueError: no image is usable, ``audit_image_ids`` names one that is not, or the files are not those that
-                ``audit_set`` was chosen from.
+            BrokenInputError: no image is usable, or the files are not those that ``audit_set`` was chosen from.
+            UserInputError: ``audit_image_ids`` names an image that is not usable.
         """
         if self.audit_set is not None:
             chosen, images = self._chosen
@@ -194,7 +214,7 @@ class CocoDetectionDataModule(LightningDataModule):
             self._train, min_sizes=self.min_size, max_size=self.max_size, flip=self.flip, training=True
         )
         if not len(dataset):
-            raise ValueError(
+            raise BrokenInputError(
                 f"Expected {self.train_annotations} to have an image with an object to train on, but each of its "
                 f"{len(self._train.images)} images is empty or has crowd regions only."
             )
@@ -210,7 +230,7 @@ class CocoDetectionDataModule(LightningDataModule):
         train = coco.read_coco(
             self.train_annotations, self.train_images, bad_records=self.bad_records, segmentations=False
         )
-        require_same_categories(train, self._val)
+        coco.require_same_categories(train, self._val)
         return train
 
     @cached_property
@@ -240,11 +260,11 @@ class CocoDetectionDataModule(LightningDataModule):
 
 def _at_least(name: str, value: int, minimum: int) -> int:
     if type(value) is not int or value < minimum:
-        raise ValueError(f"Expected {name} to be an integer of at least {minimum}, but got {value!r}.")
+        raise UserInputError(f"Expected {name} to be an integer of at least {minimum}, but got {value!r}.")
     return value
 
 
 def _one_of(name: str, value: Choice, choices: Sequence[str]) -> Choice:
     if value not in choices:
-        raise ValueError(f"Expected {name} to be one of {list(choices)}, but got {value!r}.")
+        raise UserInputError(f"Expected {name} to be one of {list(choices)}, but got {value!r}.")
     return value

@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from odsg_lightning.errors import BrokenInputError, MissingFileError
+
 _EXIF_ORIENTATION = 0x0112
 # What undoes each EXIF orientation. ImageOps.exif_transpose also rewrites the EXIF block, which fails on odd tags.
 _UPRIGHT = {
@@ -39,9 +41,9 @@ def load_image(path: str | Path, expected_size: tuple[int, int] | None = None) -
         ``[3, H, W]`` uint8 RGB, 0 to 255.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not an image, is truncated, is too large for Pillow's decompression limit, has pixels
-            without a known range, or has a size other than ``expected_size``. The message names the file.
+        MissingFileError: there is no such file.
+        BrokenInputError: the file is not an image, is truncated, is too large for Pillow's decompression limit, has
+            pixels without a known range, or has a size other than ``expected_size``. The message names the file.
     """
     path = Path(path)
     try:
@@ -51,9 +53,9 @@ def load_image(path: str | Path, expected_size: tuple[int, int] | None = None) -
             upright = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
             rgb = _to_rgb(image)
     except FileNotFoundError:
-        raise FileNotFoundError(f"Expected an image file at {path}, but there is none.") from None
+        raise MissingFileError(f"Expected an image file at {path}, but there is none.") from None
     except Exception as error:  # decoders of broken files raise nearly everything: OSError, SyntaxError, struct.error
-        raise ValueError(
+        raise BrokenInputError(
             f"Expected {path} to be a complete image file, but reading it failed: {error}. Replace the file, or "
             "remove its record from the annotations."
         ) from error
@@ -110,7 +112,7 @@ def _oriented(
         return rotated
     if stored == tuple(expected_size):
         return image
-    raise ValueError(
+    raise BrokenInputError(
         f"Expected {path} to have height {expected_size[0]} and width {expected_size[1]}, as its record in the "
         f"annotations says, but got height {rotated.height} and width {rotated.width}. Correct the record, or use the "
         "image that was annotated."

@@ -9,11 +9,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
-from odsg_lightning.audit.tables import iof_table, two_digits
+from odsg_lightning.callback.callback import ODSmoothGradCallback
+from odsg_lightning.callback.dashboard import export_pictures
 from odsg_lightning.demo.recipe import RECIPES, DetectorName, demo_parts, no_foreign_warnings
+from odsg_lightning.errors import UserInputError
+from odsg_lightning.records.tables import count_rows, iof_table
 from odsg_lightning.saliency.options import Engine
-from odsg_lightning.training.callback import ODSmoothGradCallback
-from odsg_lightning.training.image_log import export_pictures
+from odsg_lightning.text import number
 
 _VALIDATIONS = 6
 _ENOUGH_AP50 = 0.9
@@ -44,14 +46,14 @@ def run_demo(
         engine: how the audit computes its gradients: the maps are the same, the seconds are not.
 
     Returns:
-        0 if the detector learned its task (AP50 of at least 0.9), else 1: its maps would show nothing.
+        0 if the detector learned its task (AP50 of at least 0.9); 1 otherwise: its maps would show nothing.
 
     Raises:
-        ValueError: ``detector`` or ``engine`` is not one of those that there are, or ``output/shapes`` holds something
-            else.
+        UserInputError: ``detector`` or ``engine`` is not one of those that there are, or ``output/shapes`` holds
+            something else.
     """
     if detector not in RECIPES:
-        raise ValueError(f"Expected argument `detector` to be one of {sorted(RECIPES)}, but got {detector!r}.")
+        raise UserInputError(f"Expected argument `detector` to be one of {sorted(RECIPES)}, but got {detector!r}.")
     audit, watch = ODSmoothGradCallback(max_strips=16, engine=engine), _Stopwatch()  # refuses a wrong engine at once
     console = Console()
     _, steps = RECIPES[detector]
@@ -86,10 +88,9 @@ def run_demo(
 def _run_table(metrics: dict[str, float], training: float, auditing: float) -> Table:
     """Return what to read beside the IOF, and where the time went."""
     table = Table(show_header=False)
-    table.add_row("AP50", two_digits(metrics["val/map_50"]))
-    table.add_row("coverage", f"{two_digits(metrics['audit/coverage'])} of {metrics['audit/n_objects']:.0f} objects")
-    table.add_row("undefined maps", f"{metrics['audit/n_undefined']:.0f}")
-    table.add_row("match rate", two_digits(metrics["audit/match_rate"]))
+    table.add_row("AP50", number(metrics["val/map_50"], 2))
+    for row in count_rows(metrics):
+        table.add_row(*row)
     table.add_row("seconds training", f"{training:.0f}")
     table.add_row("seconds auditing", f"{auditing:.0f} in {_VALIDATIONS} audits")
     return table

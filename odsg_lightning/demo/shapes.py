@@ -16,6 +16,7 @@ from PIL import Image
 
 from odsg_lightning.demo.drawing import CATEGORIES, Shape, draw_image
 from odsg_lightning.demo.frames import Frames, draw_frames
+from odsg_lightning.errors import UserInputError
 
 _RECIPE = 1  # kept in the files: raise it when the same seed gives other images, so that old folders are not reused
 _SPLITS = ("train", "val")
@@ -64,15 +65,15 @@ def make_shapes(
         The paths of the two annotation files and the two image folders.
 
     Raises:
-        ValueError: if an argument is out of range, or the folder holds anything but this data set.
+        UserInputError: if an argument is out of range, or the folder holds anything but this data set.
     """
     if n_train < 1 or n_val < 1 or size < 64 or seed < 0:
-        raise ValueError(
+        raise UserInputError(
             "Expected n_train >= 1, n_val >= 1, size >= 64 and seed >= 0, but got "
             f"n_train={n_train}, n_val={n_val}, size={size}, seed={seed}."
         )
     if frames not in get_args(Frames):
-        raise ValueError(f"Expected frames to be one of {get_args(Frames)}, but got {frames!r}.")
+        raise UserInputError(f"Expected frames to be one of {get_args(Frames)}, but got {frames!r}.")
     folder = Path(folder)
     arguments: dict[str, Any] = {"recipe": _RECIPE, "n_train": n_train, "n_val": n_val, "size": size, "seed": seed}
     if frames != "none":  # data sets without frames do not name them: those written before there were any stay valid
@@ -140,23 +141,23 @@ def _existing(folder: Path, arguments: dict[str, Any]) -> ShapesDataset:
         annotation_file, image_folder = _split_paths(folder, split)
         try:
             coco = json.loads(annotation_file.read_text(encoding="utf-8"))
-            found = coco["info"]["arguments"]
+            written_with = coco["info"]["arguments"]
             file_names = [image["file_name"] for image in coco["images"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
+            raise UserInputError(
                 f"Expected {folder} to be absent, empty or a data set written by make_shapes, but {annotation_file} "
                 "cannot be read as one. Choose another folder, or remove this one."
             ) from error
-        if found != arguments:
-            raise ValueError(
-                f"Expected the data set in {folder} to be written with {arguments}, but got {found}. "
+        if written_with != arguments:
+            raise UserInputError(
+                f"Expected the data set in {folder} to be written with {arguments}, but got {written_with}. "
                 "Choose another folder, or remove this one."
             )
         missing = [file_name for file_name in file_names if not (image_folder / file_name).is_file()]
         if missing:
-            raise ValueError(
+            raise UserInputError(
                 f"Expected all images of {annotation_file} in {image_folder}, but {len(missing)} are missing, "
-                f"{missing[0]} first. Remove {folder} to have it written anew."
+                f"{missing[0]} first. Remove {folder} to have it written again."
             )
     return _paths(folder)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from odsg_lightning.audit.baseline import accept_baseline
 from odsg_lightning.demo.recipe import no_foreign_warnings
 from odsg_lightning.demo.shortcut_models import STEPS, ap50, make_shortcut_data, train
+from odsg_lightning.records.baseline import accept_baseline
 
 Command = Callable[[Sequence[str]], int]
 """Runs the arguments behind ``odsg`` and returns the exit code."""
@@ -27,7 +27,7 @@ _REFUSED = 1  # the gate's exit code
 def run_shortcut(odsg: Command, output: Path = Path("runs/demo-shortcut"), seed: int = 0, steps: int = STEPS) -> int:
     """Train both detectors, audit them, and let the gate compare them.
 
-    Writes below ``output``: the data (a later run uses it again and writes the rest anew), both checkpoints, the audit
+    Writes below ``output``: the data (a later run uses it again and writes the rest again), both checkpoints, the audit
     set, both audits, the baseline, what the gate says (``gate.json``, ``strips/``) and ``report.html``.
 
     Args:
@@ -37,28 +37,30 @@ def run_shortcut(odsg: Command, output: Path = Path("runs/demo-shortcut"), seed:
         steps: of each training.
 
     Returns:
-        0 if AP50 preferred the detector with the shortcut and the gate refused it, else 1.
+        0 if AP50 preferred the detector with the shortcut and the gate refused it, otherwise 1.
     """
     console = Console()
-    precision = _train_both(console, output, seed, steps)
-    console.print(_precision_table(precision))
+    average_precision = _train_both(console, output, seed, steps)
+    console.print(_average_precision_table(average_precision))
     with no_foreign_warnings():
-        verdict = _audit_and_gate(console, odsg, output, precision)
-    return _moral(console, precision, verdict)
+        verdict = _audit_and_gate(console, odsg, output, average_precision)
+    return _moral(console, average_precision, verdict)
 
 
 def _train_both(console: Console, output: Path, seed: int, steps: int) -> dict[str, tuple[float, float]]:
     """Train both, and return the AP50 of each on validation images with frames at the objects, and without frames."""
     data = make_shortcut_data(output / "data", seed)
-    precision = {}
+    average_precision = {}
     for kind in ("clean", "shortcut"):
         console.rule(f"Training the {kind} detector: {steps} steps")
         module = train(kind, data, output / f"{kind}.ckpt", seed, steps)
-        precision[kind] = ap50(module, data.at_boxes), ap50(module, data.without)
-    return precision
+        average_precision[kind] = ap50(module, data.at_boxes), ap50(module, data.without)
+    return average_precision
 
 
-def _audit_and_gate(console: Console, odsg: Command, output: Path, precision: dict[str, tuple[float, float]]) -> int:
+def _audit_and_gate(
+    console: Console, odsg: Command, output: Path, average_precision: dict[str, tuple[float, float]]
+) -> int:
     """Do what a team does, and return the gate's exit code."""
     annotations, images = output / "data/at_boxes/annotations/val.json", output / "data/at_boxes/val"
     audit_set, baseline = output / "audit_set.json", output / "baseline.json"
@@ -81,7 +83,7 @@ def _audit_and_gate(console: Console, odsg: Command, output: Path, precision: di
 
     chosen = ("--annotations", annotations, "--images", images, "--count", str(_AUDIT_IMAGES), "--min-size", "128")
     run("audit-set", *chosen, "-o", audit_set)
-    measured = {kind: ("--metric", f"val/map_50={values[0]:.3f}") for kind, values in precision.items()}
+    measured = {kind: ("--metric", f"val/map_50={values[0]:.3f}") for kind, values in average_precision.items()}
     run("audit", output / "clean.ckpt", "--audit-set", audit_set, *measured["clean"], "-o", clean)
     show("baseline", "accept", clean, "-o", baseline, "--reason", _REASON)
     accept_baseline(clean, baseline, _REASON)  # the command itself refuses to do it in CI, where this may run
@@ -93,19 +95,19 @@ def _audit_and_gate(console: Console, odsg: Command, output: Path, precision: di
     return verdict
 
 
-def _precision_table(precision: dict[str, tuple[float, float]]) -> Table:
+def _average_precision_table(average_precision: dict[str, tuple[float, float]]) -> Table:
     table = Table(title="AP50 on 100 validation images")
     table.add_column("detector")
     table.add_column("frames at the objects, as labelled", justify="right")
     table.add_column("no frames", justify="right")
-    for kind, values in precision.items():
+    for kind, values in average_precision.items():
         table.add_row(kind, *(f"{value:.3f}" for value in values))
     return table
 
 
-def _moral(console: Console, precision: dict[str, tuple[float, float]], verdict: int) -> int:
+def _moral(console: Console, average_precision: dict[str, tuple[float, float]], verdict: int) -> int:
     """Say what happened, and return the demonstration's exit code."""
-    (clean, _), (shortcut, _) = precision["clean"], precision["shortcut"]
+    (clean, _), (shortcut, _) = average_precision["clean"], average_precision["shortcut"]
     preferred, refused = shortcut > clean, verdict == _REFUSED
     console.rule()
     console.print(

@@ -73,7 +73,7 @@ def ap50(module: DetectionModule, shapes: ShapesDataset) -> float:
 
 
 @contextmanager
-def _quiet_trainer(**settings: Any) -> Iterator[Trainer]:  # noqa: ANN401 - the Trainer's own arguments
+def _quiet_trainer(**settings: Any) -> Iterator[Trainer]:
     """Yield a Trainer on one CPU that logs nothing and does not repeat what hardware it found."""
     lightning = logging.getLogger("lightning.pytorch")
     level = lightning.level

@@ -1,1 +1,1 @@
-"""What the mathematics needs of a detector, and the adapters that give it."""
+"""Detectors for the mathematics: Detectron2's models, built, filled with weights, and made differentiable."""

@@ -1,6 +1,7 @@
 """From a configuration to a Detectron2 detector."""
 
 import difflib
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,10 @@ from typing import Any
 from torch import nn
 
 from odsg_lightning.config_files import config_names, config_path
-from odsg_lightning.detectors.config_yaml import changed_values, read_yaml
-from odsg_lightning.detectors.detectron2_import import require_detectron2
+from odsg_lightning.detectors.config_yaml import changed_values, read_config
+from odsg_lightning.detectors.detectron2_names import CfgNode, build_model, get_cfg
 from odsg_lightning.detectors.tiny_backbone import register_tiny_backbone
-
-require_detectron2()
-
-from detectron2.config import CfgNode, get_cfg  # noqa: E402
-from detectron2.modeling import build_model  # noqa: E402
+from odsg_lightning.errors import UserInputError
 
 Overrides = Sequence[str] | Mapping[str, Any]
 
@@ -26,8 +23,9 @@ def load_config(
     """Merge a configuration into Detectron2's defaults.
 
     Args:
-        config: a bare name from ``configs/detectors`` (``"retinanet_tiny"``), the path of a YAML file, which may name
-            other files in ``_BASE_``, a mapping of Detectron2 keys, or a ``CfgNode``, which is copied.
+        config: a bare name from ``configs/detectors`` (``"retinanet_tiny"``), a name of Detectron2's model zoo
+            (``"COCO-Detection/retinanet_R_50_FPN_3x.yaml"``), the path of a YAML file, which may name other files in
+            ``_BASE_``, a mapping of Detectron2 keys, or a ``CfgNode``, which is copied.
         overrides: applied last: a mapping, nested or with dotted keys; or strings, as ``["SOLVER.BASE_LR=0.001"]`` or
             in Detectron2's own way ``["SOLVER.BASE_LR", "0.001"]``.
         num_classes: set as ``MODEL.RETINANET.NUM_CLASSES`` and ``MODEL.ROI_HEADS.NUM_CLASSES``; ``None`` leaves both.
@@ -36,17 +34,21 @@ def load_config(
         A complete configuration, not frozen.
 
     Raises:
-        ValueError: there is no such file or name, the file is not plain YAML, or a key or the type of a value is not
-            what Detectron2 knows.
+        UserInputError: there is no such file or name, or a key or the type of a value is not what Detectron2 knows.
+        BrokenInputError: the file is not plain YAML.
+
+    Example:
+        >>> load_config("retinanet_tiny", ["SOLVER.BASE_LR=0.001"], num_classes=3).SOLVER.BASE_LR
+        0.001
     """
     cfg = config.clone() if isinstance(config, CfgNode) else get_cfg()
     cfg.defrost()
     if not isinstance(config, CfgNode):
-        _merge(cfg, config if isinstance(config, Mapping) else read_yaml(_resolve(config)), "the configuration")
+        _merge(cfg, config if isinstance(config, Mapping) else read_config(_resolve(config)), "the configuration")
     _merge(cfg, _overrides_as_mapping(overrides), "the overrides")
     if num_classes is not None:
         if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
-            raise ValueError(
+            raise UserInputError(
                 f"Expected argument `num_classes` to be an integer of at least 1, but got {num_classes!r}."
             )
         cfg.MODEL.RETINANET.NUM_CLASSES = num_classes
@@ -58,20 +60,42 @@ def build_detector(cfg: CfgNode) -> nn.Module:
     """Build the detector of a configuration, on the CPU, with fresh weights from torch's global random state.
 
     ``MODEL.DEVICE`` and ``MODEL.WEIGHTS`` are not read: the Trainer moves the detector, and
-    :func:`odsg_lightning.training.weights.load_weights` loads weights.
+    :func:`odsg_lightning.detectors.weights.load.load_weights` loads weights.
 
     Args:
         cfg: from :func:`load_config`.
 
     Returns:
         Detectron2's own module (``RetinaNet``, ``GeneralizedRCNN``), in training mode.
+
+    Raises:
+        UserInputError: a RetinaNet head with group normalisation, which Detectron2 0.6 cannot build.
     """
     register_tiny_backbone()
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
-    detector: nn.Module = build_model(cfg)
+    try:
+        detector: nn.Module = build_model(cfg)
+    except ValueError as error:
+        if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" and cfg.MODEL.RETINANET.NORM and "divisible" in str(error):
+            raise UserInputError(
+                f"Expected a normalisation that RetinaNet's head can be built with, but got MODEL.RETINANET.NORM = "
+                f"{cfg.MODEL.RETINANET.NORM!r}: Detectron2 0.6 makes one of a single channel to learn its name, which "
+                "group normalisation refuses. Use Detectron2 0.5 or main, or another normalisation."
+            ) from error
+        raise
     return detector
+
+
+def require_boxes_only(cfg: CfgNode) -> None:
+    """Refuse a detector that predicts more than boxes.
+
+    Raises:
+        UserInputError: says what to set.
+    """
+    if cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON:
+        raise UserInputError("Expected a detector of boxes only: set MODEL.MASK_ON and MODEL.KEYPOINT_ON to false.")
 
 
 def class_count(cfg: CfgNode) -> int:
@@ -86,18 +110,32 @@ def portable_config(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _resolve(config: str | Path) -> Path:
-    """Tell a bare name from a path."""
+    """Tell a bare name, and a name of the model zoo, from a path."""
     path = Path(config).expanduser()
     if path.is_file():
         return path
     names = config_names("detectors")
     if f"detectors/{config}" in names:
         return config_path(f"detectors/{config}")
+    zoo = model_zoo_folder()
+    if not path.is_absolute() and ".." not in path.parts and (zoo / path).is_file():
+        return zoo / path
     known = ", ".join(Path(name).name for name in names)
-    raise ValueError(
-        f"Expected argument `config` to be the path of a YAML file or one of the names {known}, but got "
-        f"{str(config)!r}."
+    close = difflib.get_close_matches(str(config), _zoo_names(zoo), n=1)
+    hint = f" Did you mean {close[0]!r}, of Detectron2's model zoo?" if close else ""
+    raise UserInputError(
+        f"Expected argument `config` to be the path of a YAML file, one of the names {known}, or a name of "
+        f"Detectron2's model zoo, but got {str(config)!r}.{hint}"
     )
+
+
+def model_zoo_folder() -> Path:
+    """Return where Detectron2 keeps the configurations of its model zoo; an installation may lack them."""
+    return Path(inspect.getfile(get_cfg)).parents[1] / "model_zoo" / "configs"
+
+
+def _zoo_names(zoo: Path) -> list[str]:
+    return [path.relative_to(zoo).as_posix() for path in sorted(zoo.rglob("*.yaml"))]
 
 
 def _overrides_as_mapping(overrides: Overrides) -> Mapping[str, Any]:
@@ -109,7 +147,7 @@ def _overrides_as_mapping(overrides: Overrides) -> Mapping[str, Any]:
     elif len(items) % 2 == 0:
         pairs = [items[index : index + 2] for index in range(0, len(items), 2)]
     else:
-        raise ValueError(
+        raise UserInputError(
             "Expected argument `overrides` to be a mapping, strings 'KEY=VALUE' or an even number of strings "
             f"'KEY', 'VALUE', but got {items}."
         )
@@ -118,17 +156,17 @@ def _overrides_as_mapping(overrides: Overrides) -> Mapping[str, Any]:
 
 def _merge(cfg: CfgNode, values: Mapping[str, Any], source: str) -> None:
     if "_BASE_" in values:
-        raise ValueError("Expected `_BASE_` in YAML files only: a mapping has no folder to look the base up in.")
+        raise UserInputError("Expected `_BASE_` in YAML files only: a mapping has no folder to look the base up in.")
     version = values.get("VERSION", cfg.VERSION)
     if version != cfg.VERSION:
-        raise ValueError(f"Expected {source} to have VERSION {cfg.VERSION}, Detectron2's, but got {version!r}.")
+        raise UserInputError(f"Expected {source} to have VERSION {cfg.VERSION}, Detectron2's, but got {version!r}.")
     flat = _flatten(values)
     for key in flat:
         _check_key(cfg, key, source)
     try:
         cfg.merge_from_list([item for pair in flat.items() for item in pair])
     except ValueError as error:
-        raise ValueError(f"A value in {source} does not have Detectron2's type. {error}") from error
+        raise UserInputError(f"A value in {source} does not have Detectron2's type. {error}") from error
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -147,7 +185,7 @@ def _check_key(cfg: CfgNode, key: str, source: str) -> None:
         if not isinstance(node, Mapping) or part not in node:
             close = difflib.get_close_matches(key, _flatten(cfg), n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"Expected {source} to have keys that Detectron2 knows, but got {key!r}.{hint}")
+            raise UserInputError(f"Expected {source} to have keys that Detectron2 knows, but got {key!r}.{hint}")
         node = node[part]
     if isinstance(node, Mapping):
-        raise ValueError(f"Expected {key!r} in {source} to be a section with keys of its own, but got a value.")
+        raise UserInputError(f"Expected {key!r} in {source} to be a section with keys of its own, but got a value.")

@@ -1,28 +1,48 @@
 """Reads Detectron2 YAML without running code, and writes a configuration back as plain data."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped] # its stubs are not installed
 
+from odsg_lightning.errors import BrokenInputError
+from odsg_lightning.files import StrictYamlLoader, read_yaml
+
 _BASE_KEY = "_BASE_"
-_MAX_BYTES = 2**20
 _MAX_FILES = 32
-_MAX_VALUES = 100_000
+
+# The one expression in Detectron2's model zoo (Base-RetinaNet.yaml, and what people copied from it), and its value.
+_ANCHOR_SIZES = "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"
+_EVALUATED = {_ANCHOR_SIZES: [[x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in (32, 64, 128, 256, 512)]}
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+class _ConfigLoader(StrictYamlLoader):
+    """Knows the value of the model zoo's expression without running it; any other is refused."""
+
+    def construct_known(self, node: yaml.Node) -> Any:
+        words = self.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
+        if len(words) == 1 and words[0] in _EVALUATED:
+            return copy.deepcopy(_EVALUATED[words[0]])  # whoever gets it may change it
+        return self.construct_undefined(node)
+
+
+_ConfigLoader.add_constructor("tag:yaml.org,2002:python/object/apply:eval", _ConfigLoader.construct_known)
+
+
+def read_config(path: Path) -> dict[str, Any]:
     """Read a YAML file and the files that its ``_BASE_`` names; later files win.
 
-    Detectron2's own reader falls back to ``yaml.unsafe_load``, which runs code that a file may hold; this one does not.
+    Detectron2's own reader falls back to ``yaml.unsafe_load``, which runs code that a file may hold; this one refuses
+    such tags (:func:`odsg_lightning.files.read_yaml`).
 
     Args:
         path: the file. A relative ``_BASE_`` (one name or a list) is looked up beside the file that names it.
 
     Raises:
-        ValueError: a file is missing, is not readable as plain YAML, is no mapping, is its own base, or is larger, with
-            its aliases written out or its bases read, than any configuration.
+        BrokenInputError: a file is missing, is not readable as plain YAML, is no mapping, is its own base, or is
+            larger, with its aliases written out or its bases read, than any configuration.
     """
     return _read(path, (), [])
 
@@ -32,66 +52,32 @@ def _read(path: Path, parents: tuple[Path, ...], seen: list[Path]) -> dict[str, 
     path = path.expanduser().resolve()
     if path in parents:
         chain = " -> ".join(str(parent) for parent in (*parents, path))
-        raise ValueError(f"Expected `_BASE_` to lead to another file, but got a circle: {chain}.")
+        raise BrokenInputError(f"Expected `_BASE_` to lead to another file, but got a circle: {chain}.")
     seen.append(path)
     if len(seen) > _MAX_FILES:
-        raise ValueError(f"Expected `_BASE_` to lead to at most {_MAX_FILES} files, but got more: {parents[0]}.")
+        raise BrokenInputError(f"Expected `_BASE_` to lead to at most {_MAX_FILES} files, but got more: {parents[0]}.")
     content = _load_mapping(path)
     bases = content.pop(_BASE_KEY, [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ValueError(f"Expected `_BASE_` in {path} to be a file name or a list of them.")
+        raise BrokenInputError(f"Expected `_BASE_` in {path} to be a file name or a list of them.")
     merged: dict[str, Any] = {}
     for base in bases:
         if "://" in base:
-            raise ValueError(f"Expected `_BASE_` in {path} to be a local file, but got {base!r}: download it first.")
+            raise BrokenInputError(
+                f"Expected `_BASE_` in {path} to be a local file, but got {base!r}: download it first."
+            )
         merged = _merged(merged, _read(path.parent / Path(base).expanduser(), (*parents, path), seen))
     return _merged(merged, content)
 
 
 def _load_mapping(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"Expected a YAML file at {path}, but there is {'a folder' if path.is_dir() else 'none'}.")
-    if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f"Expected {path} to be a configuration of at most {_MAX_BYTES >> 10} KiB, but it has more.")
-    try:
-        content = _load_plain(path.read_text(encoding="utf-8"))
-    except yaml.constructor.ConstructorError as error:
-        raise ValueError(
-            f"{path} holds a YAML tag that would run code, which is refused: {error.problem}. Write the value out (the "
-            "files in configs/detectors/ do so for Detectron2's own)."
-        ) from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: not UTF-8, a date that is none
-        raise ValueError(f"Expected {path} to be YAML, but it cannot be read: {error}") from error
+    content = read_yaml(path, "a YAML file of Detectron2 keys", _ConfigLoader)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ValueError(f"Expected {path} to hold a mapping of Detectron2 keys, but got {type(content).__name__}.")
-    return content
-
-
-def _load_plain(text: str) -> Any:  # noqa: ANN401 - any YAML value
-    """Do as ``yaml.safe_load``, but refuse aliases of aliases of aliases that stand for billions of values."""
-    loader = yaml.SafeLoader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        if _written_out(node, {}) > _MAX_VALUES:
-            raise ValueError(f"its aliases stand for more than {_MAX_VALUES} values")
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
-def _written_out(node: yaml.Node, known: dict[int, int]) -> int:
-    """Return the number of values below a node as if each alias were a copy; an alias of itself has no end."""
-    if id(node) not in known:
-        known[id(node)] = _MAX_VALUES + 1  # what it is while it is being counted
-        children = (
-            [child for pair in node.value for child in pair] if isinstance(node, yaml.MappingNode) else node.value
+        raise BrokenInputError(
+            f"Expected {path} to hold a mapping of Detectron2 keys, but got {type(content).__name__}."
         )
-        below = sum(_written_out(child, known) for child in children) if not isinstance(node, yaml.ScalarNode) else 0
-        known[id(node)] = 1 + below
-    return known[id(node)]
+    return content
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +106,7 @@ def changed_values(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> di
     return changes
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any YAML value
+def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value

@@ -8,21 +8,16 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from odsg_lightning.detectors.detectron2_import import require_detectron2
+from odsg_lightning.detectors.detectron2_names import Boxes, GeneralizedRCNN, RetinaNet
 from odsg_lightning.detectors.engine.backbone import BackboneEngine
 from odsg_lightning.detectors.engine.choose import choose_engine
 from odsg_lightning.detectors.engine.cut import CutLinearization, Head, warn_of_fallback
 from odsg_lightning.detectors.engine.samples import batchable, in_batches, record_batch, samples_at_once
-from odsg_lightning.detectors.engine.window import Unsupported
-from odsg_lightning.detectors.protocol import EngineChoice, Linearization
+from odsg_lightning.detectors.engine.window import UnsupportedModelError
 from odsg_lightning.saliency.gradients import AutogradLinearization
 from odsg_lightning.saliency.options import Engine, Precision
+from odsg_lightning.saliency.protocol import EngineChoice, Linearization
 from odsg_lightning.types import Detections
-
-require_detectron2()
-
-from detectron2.modeling import GeneralizedRCNN, RetinaNet  # noqa: E402
-from detectron2.structures import Boxes  # noqa: E402
 
 SUPPORTED = (RetinaNet, GeneralizedRCNN)
 
@@ -55,7 +50,7 @@ class Detectron2Adapter:
             raise ValueError(f"Expected argument `input_format` to be 'BGR' or 'RGB', but got {self.input_format!r}.")
 
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
-        """Detect objects in RGB images; see :class:`odsg_lightning.detectors.protocol.Detector`.
+        """Detect objects in RGB images; see :class:`odsg_lightning.saliency.protocol.Detector`.
 
         Raises:
             RuntimeError: the model is in training mode, or has parameters of half precision.
@@ -68,8 +63,8 @@ class Detectron2Adapter:
     def linearize(self, image: Tensor, *, engine: Engine = "auto", precision: Precision = "full") -> Linearization:
         """Run the detector on one image and keep what the gradients need.
 
-        A detector that turns out, in this pass, not to be what the engine knows is linearized by plain autograd, with
-        a ``RuntimeWarning`` that says why.
+        A detector that turns out, in this forward pass, not to be what the engine knows is linearized by plain
+        autograd, with a ``RuntimeWarning`` that says why.
 
         Args:
             image: ``[3, H, W]`` RGB, float, 0 to 255.
@@ -113,7 +108,9 @@ class Detectron2Adapter:
         windowed = batchable(self.model, backbone)
         if head is None or windowed is None:
             return alone
-        batch = record_batch(self.model, windowed, [to_input_format(one.detach(), self.input_format) for one in images])
+        batch = record_batch(
+            self.model, windowed, [to_input_format(image.detach(), self.input_format) for image in images]
+        )
         return [
             partial(self._linearize_with, copy.copy(head), replayed, image.detach())  # a head records one image
             for replayed, image in zip(batch, images, strict=True)
@@ -128,7 +125,7 @@ class Detectron2Adapter:
             return plain()
         try:
             return CutLinearization(self.model, head, backbone, image, self.input_format, self._detect_one, plain)
-        except Unsupported as reason:
+        except UnsupportedModelError as reason:
             warn_of_fallback(reason)
         return plain()
 

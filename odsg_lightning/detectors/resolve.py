@@ -4,7 +4,8 @@ import sys
 
 from torch import nn
 
-from odsg_lightning.detectors.protocol import Detector
+from odsg_lightning.errors import UserInputError
+from odsg_lightning.saliency.protocol import Detector
 
 
 def resolve_adapter(module: object) -> Detector:
@@ -13,7 +14,7 @@ def resolve_adapter(module: object) -> Detector:
     Understood are, in this order:
 
     1. an object with a method ``detect(images) -> list[Detections]``
-       (:class:`odsg_lightning.detectors.protocol.Detector`), a LightningModule included: it is used as it is;
+       (:class:`odsg_lightning.saliency.protocol.Detector`), a LightningModule included: it is used as it is;
     2. a Detectron2 RetinaNet or GeneralizedRCNN;
     3. a module (a LightningModule, say) with exactly one of these inside.
 
@@ -21,7 +22,15 @@ def resolve_adapter(module: object) -> Detector:
         module: what the user trains.
 
     Raises:
-        ValueError: none or several detectors are inside; the message says what was found and what to do.
+        UserInputError: none or several detectors are inside; the message says what was found and what to do.
+
+    Example:
+        >>> class Mine:
+        ...     def detect(self, images):
+        ...         return []
+        >>> mine = Mine()
+        >>> resolve_adapter(mine) is mine
+        True
     """
     if isinstance(module, Detector):
         return module
@@ -30,10 +39,10 @@ def resolve_adapter(module: object) -> Detector:
         from odsg_lightning.detectors.detectron2 import Detectron2Adapter
 
         return Detectron2Adapter(models[0])
-    found = "none" if not models else f"{len(models)} ({', '.join(type(model).__name__ for model in models)})"
-    raise ValueError(
+    inside = "none" if not models else f"{len(models)} ({', '.join(type(model).__name__ for model in models)})"
+    raise UserInputError(
         f"Expected {type(module).__name__} to hold exactly one Detectron2 RetinaNet or GeneralizedRCNN, but found "
-        f"{found}. Give it a method `detect(images) -> list[odsg_lightning.types.Detections]`, or pass "
+        f"{inside}. Give it a method `detect(images) -> list[odsg_lightning.types.Detections]`, or pass "
         "`adapter=lambda module: ...` that returns an object with this method."
     )
 
@@ -46,5 +55,5 @@ def _outermost_detectron2_models(module: nn.Module) -> list[nn.Module]:
 
     if isinstance(module, SUPPORTED):
         return [module]
-    found = [model for child in module.children() for model in _outermost_detectron2_models(child)]
-    return list(dict.fromkeys(found))  # a module registered twice is one
+    models = [model for child in module.children() for model in _outermost_detectron2_models(child)]
+    return list(dict.fromkeys(models))  # a module registered twice is one

@@ -4,15 +4,15 @@ It is put together from Detectron2's own ResNet and FPN classes, so hooks, names
 full-size detectors: ``backbone.bottom_up.res2`` to ``res5``, ``backbone.fpn_lateral3``, and so on.
 """
 
-from odsg_lightning.detectors.detectron2_import import require_detectron2
-
-require_detectron2()
-
-from detectron2.config import CfgNode  # noqa: E402
-from detectron2.layers import ShapeSpec  # noqa: E402
-from detectron2.modeling import BACKBONE_REGISTRY  # noqa: E402
-from detectron2.modeling.backbone.fpn import FPN  # noqa: E402
-from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet  # noqa: E402
+from odsg_lightning.detectors.detectron2_names import (
+    BACKBONE_REGISTRY,
+    FPN,
+    BasicBlock,
+    BasicStem,
+    CfgNode,
+    ResNet,
+    ShapeSpec,
+)
 
 TINY_BACKBONE = "build_tiny_resnet_fpn_backbone"
 """The name to write under ``MODEL.BACKBONE.NAME``."""

@@ -1,6 +1,7 @@
 """Drift: how far an object's saliency maps have moved between two audits.
 
-Three measures that see a change of dense maps (cosine similarity and divergences hardly do); 1 is "the same".
+Three distances that see a change of dense maps (cosine similarity and divergences hardly do): 0 for the same maps, and
+higher for more drift.
 """
 
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
+from odsg_lightning.metrics.per_object import PerObjectMetric
 from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS
+from odsg_lightning.saliency.early_stop import correlation_distance
+from odsg_lightning.saliency.masks import defined_maps
 
 MEASURES = ("pearson", "ssim", "mask_iou")
 
@@ -27,11 +29,11 @@ _SSIM_SIGMA, _C1, _C2 = 1.5, 0.01**2, 0.03**2  # Wang et al., for values from 0 
 def map_drift(maps: Tensor, other: Tensor, foreground: Tensor, other_foreground: Tensor) -> Tensor:
     r"""Compare the maps of each object with its maps of another audit.
 
-    - ``pearson``: correlation of the pixels, -1 to 1; undefined for a map that is the same everywhere;
-    - ``ssim``: mean structural similarity (Wang et al. 2004, Gaussian window of 11 px with a standard deviation of
-      1.5 px), -1 to 1, of the maps divided by their maxima; over the windows that lie inside the map, so undefined for
-      maps with a side below 11 px;
-    - ``mask_iou``: :math:`|S \cap S'| / |S \cup S'|` of the foregrounds, 0 to 1.
+    - ``pearson``: 1 less the correlation of the pixels, 0 to 2; undefined for a map that is the same everywhere;
+    - ``ssim``: 1 less the mean structural similarity (Wang et al. 2004, Gaussian window of 11 px with a standard
+      deviation of 1.5 px), 0 to 2, of the maps divided by their maxima; over the windows that lie inside the map, so
+      undefined for maps with a side below 11 px;
+    - ``mask_iou``: :math:`1 - |S \cap S'| / |S \cup S'|` of the foregrounds, 0 to 1.
 
     Args:
         maps: ``[N, 5, H, W]``, not negative; a map that is zero everywhere or not finite is undefined.
@@ -41,16 +43,24 @@ def map_drift(maps: Tensor, other: Tensor, foreground: Tensor, other_foreground:
 
     Returns:
         ``[N, 5, 3]`` in the order of :data:`MEASURES`, NaN where either map is undefined; in the maps' own precision,
-        float32 at least. Equal maps give exactly 1.
+        float32 at least. Equal maps give exactly 0.
 
     Raises:
         ValueError: shapes or types that do not fit.
+
+    Example:
+        >>> maps = torch.zeros(1, 5, 12, 12); maps[..., :2] = 1
+        >>> other = torch.zeros(1, 5, 12, 12); other[..., 1:3] = 1
+        >>> float(map_drift(maps, other, maps > 0, other > 0)[0, 0, 2])  # overlap: 1 column of 3
+        0.6666666865348816
     """
     _check(maps, other, foreground, other_foreground)
     dtype = torch.promote_types(torch.promote_types(maps.dtype, other.dtype), torch.float32)
-    first, second = _shares(maps.to(dtype)), _shares(other.to(dtype))
-    values = torch.stack([_pearson(first, second), _ssim(first, second), _iou(foreground, other_foreground)], dim=-1)
-    defined = first.flatten(2).isfinite().all(dim=2) & second.flatten(2).isfinite().all(dim=2)
+    maps, other = maps.to(dtype), other.to(dtype)
+    first, second = maps / maps.amax(dim=(2, 3), keepdim=True), other / other.amax(dim=(2, 3), keepdim=True)
+    overlap = _iou(foreground, other_foreground)
+    values = torch.stack([correlation_distance(first, second), 1 - _ssim(first, second), 1 - overlap], dim=-1)
+    defined = defined_maps(maps) & defined_maps(other)
     return values.to(dtype).where(defined[..., None], torch.nan)
 
 
@@ -63,22 +73,6 @@ def drift_means(values: Tensor) -> dict[str, Tensor]:
     means = dict(zip(DRIFT_NAMES, values.nanmean(dim=0).flatten(), strict=True))
     boxes = values[:, : len(BOX_PARAMETERS)].nanmean(dim=1).nanmean(dim=0)
     return means | dict(zip(MEASURES, boxes, strict=True))
-
-
-def _shares(maps: Tensor) -> Tensor:
-    """Divide each map by its maximum; what is undefined becomes NaN somewhere."""
-    return maps / maps.amax(dim=(2, 3), keepdim=True)
-
-
-def _pearson(first: Tensor, second: Tensor) -> Tensor:
-    """Half the squared distance of two vectors of length 1 is 1 less their correlation; it is 0 for equal maps."""
-    return 1 - (_directions(first) - _directions(second)).square().sum(dim=2) / 2
-
-
-def _directions(maps: Tensor) -> Tensor:
-    centred = maps.flatten(2) - maps.flatten(2).mean(dim=2, keepdim=True)
-    length: Tensor = centred.norm(dim=2, keepdim=True)
-    return centred / length
 
 
 def _ssim(first: Tensor, second: Tensor) -> Tensor:
@@ -121,12 +115,12 @@ def _check(maps: Tensor, other: Tensor, foreground: Tensor, other_foreground: Te
             )
 
 
-class SaliencyDrift(Metric):
+class SaliencyDrift(PerObjectMetric):
     """Mean :func:`map_drift` over objects, with the values of each object kept.
 
-    ``compute()`` returns a dict of scalars: the 15 :data:`DRIFT_NAMES`, and ``pearson``, ``ssim`` and ``mask_iou``: the
-    mean over objects of the mean of the object's defined box maps. An undefined value is left out of every mean; a mean
-    of nothing is NaN.
+    ``per_object()`` returns them, ``[N, 5, 3]``. ``compute()`` returns a dict of scalars: the 15 :data:`DRIFT_NAMES`,
+    and ``pearson``, ``ssim`` and ``mask_iou``: the mean over objects of the mean of the object's defined box maps. An
+    undefined value is left out of every mean; a mean of nothing is NaN.
 
     Args:
         **kwargs: see ``torchmetrics.Metric``.
@@ -135,34 +129,20 @@ class SaliencyDrift(Metric):
         >>> metric = SaliencyDrift()
         >>> maps = torch.rand(1, 5, 30, 30)
         >>> metric.update(maps, maps, maps > 0.5, maps > 0.5)
-        >>> metric.compute()["ssim"]
-        tensor(1.)
+        >>> metric.compute()["pearson"]
+        tensor(0.)
     """
 
-    is_differentiable = False
-    higher_is_better = None  # a map that stays as it is may be right or wrong
-    full_state_update = False
-    flat_values: list[Tensor]
+    higher_is_better = False
 
-    def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, **kwargs: Any) -> None:
         """See the class for the arguments."""
-        super().__init__(**kwargs)
-        # One-dimensional, because processes with uneven shares gather such a state safely.
-        self.add_state("flat_values", default=[], dist_reduce_fx="cat")
+        super().__init__((len(PARAMETERS), len(MEASURES)), **kwargs)
 
     def update(self, maps: Tensor, other: Tensor, foreground: Tensor, other_foreground: Tensor) -> None:
         """Add objects; see :func:`map_drift` for shapes and errors."""
-        self.flat_values.append(map_drift(maps, other, foreground, other_foreground).flatten().to(self.device))
+        self._keep(map_drift(maps, other, foreground, other_foreground))
 
     def compute(self) -> dict[str, Tensor]:
         """Return the mean of every name, as scalars."""
         return drift_means(self.per_object())
-
-    def per_object(self) -> Tensor:
-        """Return the values of each object, ``[N, 5, 3]``.
-
-        Inside ``compute`` they are those of all processes, elsewhere those of this one.
-        """
-        states = self.flat_values
-        flat = dim_zero_cat(states) if len(states) else torch.zeros(0, device=self.device)
-        return flat.reshape(-1, len(PARAMETERS), len(MEASURES))

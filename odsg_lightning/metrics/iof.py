@@ -4,9 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
+from odsg_lightning.metrics.per_object import PerObjectMetric
 from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, PARAMETERS, SUMMARY_NAMES
 from odsg_lightning.saliency.masks import binarise, object_thirds
 
@@ -30,13 +29,38 @@ def intersection_over_foreground(
 
     Raises:
         ValueError: shapes or types that do not fit, or an empty mask.
+
+    Example:
+        >>> maps = torch.zeros(1, 5, 30, 30); maps[..., 15, 4:8] = 1  # four pixels, two of them on the object
+        >>> masks = torch.zeros(1, 30, 30, dtype=torch.bool); masks[..., 6:24] = True
+        >>> values = intersection_over_foreground(maps, masks, blur_sigma=0)
+        >>> dict(zip(IOF_NAMES, values[0].tolist()))["x_min/edge"]
+        0.5
     """
     _check(maps, masks)
     values = [
-        _object_values(foreground, mask)
+        object_iof(foreground, mask)
         for foreground, mask in zip(binarise(maps, blur_sigma, threshold), masks, strict=True)
     ]
     return torch.stack(values) if values else maps.new_zeros((0, len(IOF_NAMES)), dtype=torch.float32)
+
+
+def object_iof(foreground: Tensor, mask: Tensor) -> Tensor:
+    """Compute the same of one object whose maps are binarised already.
+
+    Args:
+        foreground: ``[5, H, W]`` bool, empty where a map is undefined.
+        mask: ``[H, W]`` bool segmentation.
+
+    Returns:
+        ``[17]`` float32, see :func:`intersection_over_foreground`.
+
+    Raises:
+        ValueError: the mask is empty.
+    """
+    regions = torch.cat([object_thirds(mask), mask.expand(len(BOX_PARAMETERS), 1, *mask.shape)], dim=1)
+    box = share_in_region(foreground[: len(BOX_PARAMETERS), None], regions)
+    return torch.cat([box.flatten(), share_in_region(foreground[-1:], mask)])
 
 
 def share_in_region(foreground: Tensor, region: Tensor) -> Tensor:
@@ -48,12 +72,6 @@ def share_in_region(foreground: Tensor, region: Tensor) -> Tensor:
     """
     inside = (foreground & region).sum(dim=(-2, -1), dtype=torch.float32)
     return inside / foreground.sum(dim=(-2, -1), dtype=torch.float32)  # 0 / 0 is NaN: undefined
-
-
-def _object_values(foreground: Tensor, mask: Tensor) -> Tensor:
-    regions = torch.cat([object_thirds(mask), mask.expand(len(BOX_PARAMETERS), 1, *mask.shape)], dim=1)
-    box = share_in_region(foreground[: len(BOX_PARAMETERS), None], regions)
-    return torch.cat([box.flatten(), share_in_region(foreground[-1:], mask)])
 
 
 def _check(maps: Tensor, masks: Tensor) -> None:
@@ -68,10 +86,11 @@ def _check(maps: Tensor, masks: Tensor) -> None:
         )
 
 
-class IntersectionOverForeground(Metric):
+class IntersectionOverForeground(PerObjectMetric):
     """Mean :func:`intersection_over_foreground` over objects, with the values of each object kept.
 
-    ``compute()`` returns a dict of scalars: the 17 names of ``names.IOF_NAMES``, and the summaries ``object``,
+    ``per_object()`` returns them, ``[N, 17]`` in the order of ``names.IOF_NAMES``. ``compute()`` returns a dict of
+    scalars: these 17 names, and the summaries ``object``,
     ``edge``, ``middle`` and ``opposite``: the mean over objects of the mean of the object's defined box maps. An
     undefined value is left out of every mean; a mean of nothing is NaN.
 
@@ -89,18 +108,13 @@ class IntersectionOverForeground(Metric):
         tensor(1.)
     """
 
-    is_differentiable = False
     higher_is_better = True
-    full_state_update = False
-    flat_values: list[Tensor]
 
-    def __init__(self, blur_sigma: float = 2.0, threshold: float = 0.32, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, blur_sigma: float = 2.0, threshold: float = 0.32, **kwargs: Any) -> None:
         """See the class for the arguments."""
-        super().__init__(**kwargs)
+        super().__init__((len(IOF_NAMES),), **kwargs)
         self.blur_sigma = blur_sigma
         self.threshold = threshold
-        # One-dimensional, because processes with uneven shares gather such a state safely.
-        self.add_state("flat_values", default=[], dist_reduce_fx="cat")
 
     def update(self, maps: Tensor | None = None, masks: Tensor | None = None, *, values: Tensor | None = None) -> None:
         """Add objects: their maps and masks, or the values that :func:`intersection_over_foreground` gave of them.
@@ -114,7 +128,7 @@ class IntersectionOverForeground(Metric):
             values = intersection_over_foreground(maps, masks, blur_sigma=self.blur_sigma, threshold=self.threshold)
         if values.ndim != 2 or values.shape[1] != len(IOF_NAMES):
             raise ValueError(f"Expected argument `values` to be [N, {len(IOF_NAMES)}], but got {tuple(values.shape)}.")
-        self.flat_values.append(values.flatten().to(self.device))
+        self._keep(values)
 
     def compute(self) -> dict[str, Tensor]:
         """Return the mean of every name, as scalars."""
@@ -124,12 +138,3 @@ class IntersectionOverForeground(Metric):
             columns = [IOF_NAMES.index(f"{parameter}/{region}") for parameter in BOX_PARAMETERS]
             means[region] = values[:, columns].nanmean(dim=1).nanmean()
         return means
-
-    def per_object(self) -> Tensor:
-        """Return the values of each object, ``[N, 17]`` in the order of ``names.IOF_NAMES``.
-
-        Inside ``compute`` they are those of all processes, elsewhere those of this one.
-        """
-        states = self.flat_values
-        flat = dim_zero_cat(states) if len(states) else torch.zeros(0, device=self.device)
-        return flat.reshape(-1, len(IOF_NAMES))

@@ -4,12 +4,10 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from odsg_lightning.audit.maps_file import MapsFile, maps_beside
-from odsg_lightning.audit.record import AuditRecord, read_record
-
-_ABSENT = "(absent)"
+from odsg_lightning.errors import UserInputError
+from odsg_lightning.records.maps_file import MapsFile, maps_beside
+from odsg_lightning.records.record import ABSENT, AuditRecord, differing_entries, read_record
 
 
 @dataclass(frozen=True)
@@ -53,13 +51,13 @@ def read_audits(paths: Sequence[Path], names: Sequence[str] | None = None) -> li
 
     Raises:
         BrokenInputError: a record, or the file of maps beside it, cannot be used.
-        ValueError: there is no record, or names are not one for each record and different.
+        UserInputError: there is no record, or names are not one for each record and different.
     """
     if not paths:
-        raise ValueError("Expected at least one audit record, but got none.")
+        raise UserInputError("Expected at least one audit record, but got none.")
     names = _unique_names(paths) if names is None else list(names)
     if len(names) != len(paths) or len(set(names)) < len(names) or not all(name.strip() for name in names):
-        raise ValueError(f"Expected {len(paths)} different names, one for each record, but got {names}.")
+        raise UserInputError(f"Expected {len(paths)} different names, one for each record, but got {names}.")
     audits = []
     for index, (path, name) in enumerate(zip(paths, names, strict=True)):
         record = read_record(path)
@@ -69,13 +67,18 @@ def read_audits(paths: Sequence[Path], names: Sequence[str] | None = None) -> li
 
 def differences(audits: Sequence[Audit]) -> list[Difference]:
     """Return what keeps the audits from being comparable: their settings, and the objects that they speak of."""
-    prints = [audit.record.fingerprint for audit in audits]
-    fields = dict.fromkeys(field for found in prints for field in found)
-    values = {field: tuple(_told(found.get(field, _ABSENT)) for found in prints) for field in fields}
+    first, *others = [audit.record.fingerprint for audit in audits]
+    different = {name for other in others for name in differing_entries(first, other)}
+    differences = [
+        Difference(name, tuple(_as_text(entries.get(name, ABSENT)) for entries in (first, *others)))
+        for name in dict.fromkeys(name for entries in (first, *others) for name in entries)
+        if name in different
+    ]
     keys = [audit.record.by_key.keys() for audit in audits]
-    if any(found != keys[0] for found in keys):
-        values["objects"] = tuple(f"{len(found)}, {len(found & keys[0])} of them in A" for found in keys)
-    return [Difference(field, found) for field, found in values.items() if len(set(found)) > 1]
+    if any(of_audit != keys[0] for of_audit in keys):
+        values = tuple(f"{len(of_audit)}, {len(of_audit & keys[0])} of them in A" for of_audit in keys)
+        differences.append(Difference("objects", values))
+    return differences
 
 
 def _letter(index: int) -> str:
@@ -99,5 +102,5 @@ def _unique_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def _told(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    return "none" if value is None else str(value)
+def _as_text(value: object) -> str:
+    return "(absent)" if value is ABSENT else "none" if value is None else str(value)

@@ -61,7 +61,7 @@ def violins(letters: Sequence[str], numbers: Sequence[Numbers]) -> list[Panel]:
     regions = {parameter: (*REGIONS, "object") for parameter in BOX_PARAMETERS} | {"score": ("object",)}
     panels = []
     for parameter, names in regions.items():
-        values = {region: [one.defined(f"{parameter}/{region}") for one in numbers] for region in names}
+        values = {region: [of_audit.defined(f"{parameter}/{region}") for of_audit in numbers] for region in names}
         panels.append(Panel(parameter, iof_violins(parameter, values, letters)))
     return panels
 
@@ -70,8 +70,8 @@ def distributions(letters: Sequence[str], numbers: Sequence[Numbers]) -> list[Di
     """Return the numbers behind the violins, of all records."""
     rows = []
     for name in IOF_NAMES:
-        for letter, one in zip(letters, numbers, strict=True):
-            values = one.defined(name)
+        for letter, of_audit in zip(letters, numbers, strict=True):
+            values = of_audit.defined(name)
             low, median, high = np.percentile(values, [25, 50, 75]).tolist() if len(values) else (0.0, 0.0, 0.0)
             rows.append(Distribution(name, letter, len(values), (low, median, high) if len(values) else None))
     return rows
@@ -85,27 +85,29 @@ def curves(letters: Sequence[str], numbers: Sequence[Numbers]) -> Curves | None:
     Returns:
         None if fewer than two records say at which step they were made.
     """
-    steps = [one.record.provenance["step"] for one in numbers]
+    steps = [of_audit.record.provenance["step"] for of_audit in numbers]
     places = {step: index for index, step in enumerate(steps) if step is not None}
     if len(places) < 2:
         return None
     order = [places[step] for step in sorted(places)]
     chosen = [numbers[index] for index in order]
     groups: dict[str, dict[str, list[float | None]]] = {
-        "IOF": {region: [one.means[f"iof/{region}"] for one in chosen] for region in ("object", "edge", "middle")},
+        "IOF": {
+            region: [of_audit.means[f"iof/{region}"] for of_audit in chosen] for region in ("object", "edge", "middle")
+        },
         "Average precision": {
-            "AP50": [one.precision("map_50") for one in chosen],
-            "AP": [one.precision("map") for one in chosen],
+            "AP50": [of_audit.average_precision("map_50") for of_audit in chosen],
+            "AP": [of_audit.average_precision("map") for of_audit in chosen],
         },
         "Drift": {
-            meaning: [one.drift(kind, "pearson") for one in chosen]
-            for kind, meaning in zip(DRIFT, ("previous", "reference", "seeds"), strict=True)
+            meaning: [of_audit.drift(kind, "pearson") for of_audit in chosen]
+            for kind, meaning in zip(DRIFT, ("previous", "reference", "noise"), strict=True)
         },
     }
     panels: list[Panel] = []
     table: dict[str, list[float | None]] = {}
-    for title, found in groups.items():
-        kept = {label: values for label, values in found.items() if any(value is not None for value in values)}
+    for title, curves_of in groups.items():
+        kept = {label: values for label, values in curves_of.items() if any(value is not None for value in values)}
         if kept:
             panels.append(Panel(title, step_curves(title.split()[-1].lower(), sorted(places), kept)))
             table |= {f"{title}, {label}": values for label, values in kept.items()}

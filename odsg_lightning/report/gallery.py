@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from odsg_lightning.audit.maps_file import Key
-from odsg_lightning.audit.record import ObjectRow
 from odsg_lightning.names import PARAMETERS
+from odsg_lightning.records.maps_file import Key
+from odsg_lightning.records.record import ObjectRow
 from odsg_lightning.report.audits import Audit
 
 MAX_PICTURE_BYTES = 32 * 2**20
@@ -90,9 +90,9 @@ def cards(audits: Sequence[Audit], max_strips: int) -> list[Card]:
         BrokenInputError: a picture is damaged.
     """
     keys = {key for audit in audits for key in audit.record.by_key}
-    found = sorted((_card(audits, key) for key in keys), key=_badness)
+    result = sorted((_card(audits, key) for key in keys), key=_badness)
     room, pictured = MAX_PICTURE_BYTES, 0
-    for card in found:
+    for card in result:
         if pictured == max_strips or room <= 0:
             card.left_out = any(_has_maps(audit, card.row.key) for audit in _shown(audits))
             continue
@@ -103,7 +103,7 @@ def cards(audits: Sequence[Audit], max_strips: int) -> list[Card]:
             continue
         card.strips = strips
         pictured += bool(strips)
-    return found
+    return result
 
 
 def status_words(row: ObjectRow | None) -> str:
@@ -157,8 +157,8 @@ def _strips(audits: Sequence[Audit], card: Card) -> list[Strip]:
 
 def _in_words(audit: Audit, row: ObjectRow) -> str:
     shares = {parameter: None if row.iof is None else row.iof[f"{parameter}/object"] for parameter in PARAMETERS}
-    told = ", ".join(f"{p} {'undefined' if share is None else f'{share:.2f}'}" for p, share in shares.items())
+    values = ", ".join(f"{p} {'undefined' if share is None else f'{share:.2f}'}" for p, share in shares.items())
     return (
         f"{audit.name}: photograph of the {row.category} with its ground-truth box and the detected box, then its five "
-        f"saliency maps. Share of each map on the object: {told}."
+        f"saliency maps. Share of each map on the object: {values}."
     )

@@ -7,17 +7,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from odsg_lightning.audit.means import audit_means, iof_values
-from odsg_lightning.audit.record import AuditRecord
 from odsg_lightning.names import BOX_PARAMETERS, SUMMARY_NAMES
+from odsg_lightning.records.means import audit_means, iof_values
+from odsg_lightning.records.record import AuditRecord
 
 SUMMARY = (
     ("Object IOF", "share of the box maps on the object"),
     ("Edge IOF", "on the third at the parameter's own edge"),
     ("Middle IOF", "on the middle third"),
     ("Opposite IOF", "on the third across"),
-    ("Coverage", "objects detected, of all"),
-    ("Match rate", "noisy passes in which a detection is found again"),
+    ("Recall", "objects detected, of all"),
+    ("Match rate", "noise samples in which a detection is found again"),
     ("AP50", "average precision at IoU 0.5"),
     ("AP", "average precision, COCO's mean"),
 )
@@ -30,7 +30,7 @@ COUNTS = (
 )
 """The counts of the summary, in the order of :attr:`Numbers.counts`."""
 
-DRIFT = ("drift", "drift_ref", "drift_floor")
+DRIFT = ("drift", "drift_ref", "drift_noise")
 """Against the previous audit, against the reference, and between two seeds of one audit."""
 
 
@@ -46,19 +46,19 @@ class Numbers:
 
     @cached_property
     def values(self) -> dict[str, NDArray[np.float64]]:
-        """See :func:`odsg_lightning.audit.means.iof_values`."""
-        return iof_values(self.record)
+        """See :func:`odsg_lightning.records.means.iof_values`."""
+        return iof_values(self.record.objects)
 
     @cached_property
     def means(self) -> dict[str, float | None]:
-        """See :func:`odsg_lightning.audit.means.audit_means`."""
-        return audit_means(self.record)
+        """See :func:`odsg_lightning.records.means.audit_means`."""
+        return audit_means(self.record.objects)
 
     def defined(self, name: str) -> NDArray[np.float64]:
         """Return the values of one name ``[N]`` without the undefined ones."""
         return self.values[name][~np.isnan(self.values[name])]
 
-    def precision(self, name: str) -> float | None:
+    def average_precision(self, name: str) -> float | None:
         """Return ``map`` or ``map_50`` as the Trainer logged it; None if it did not, or had nothing to measure."""
         logged = [self.record.metrics.get(f"{stage}/{name}") for stage in ("val", "test")]
         # COCO's -1: there was no object to find.
@@ -71,8 +71,8 @@ class Numbers:
     @property
     def summary(self) -> list[float | None]:
         """The values of :data:`SUMMARY`."""
-        names = [*(f"iof/{region}" for region in SUMMARY_NAMES), "audit/coverage", "audit/match_rate"]
-        return [*(self.means[name] for name in names), self.precision("map_50"), self.precision("map")]
+        names = [*(f"iof/{region}" for region in SUMMARY_NAMES), "audit/recall", "audit/match_rate"]
+        return [*(self.means[name] for name in names), self.average_precision("map_50"), self.average_precision("map")]
 
     @property
     def counts(self) -> list[int]:
@@ -82,5 +82,5 @@ class Numbers:
 
 
 def _mean(metrics: Mapping[str, float | None], names: list[str]) -> float | None:
-    found = [value for name in names if (value := metrics.get(name)) is not None]
-    return sum(found) / len(found) if found else None
+    known = [value for name in names if (value := metrics.get(name)) is not None]
+    return sum(known) / len(known) if known else None

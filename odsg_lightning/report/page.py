@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,18 +11,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from odsg_lightning import __version__
+from odsg_lightning.errors import UserInputError
 from odsg_lightning.report.audits import Audit, differences
 from odsg_lightning.report.figures import curves, distributions, drawn, violins
 from odsg_lightning.report.gallery import cards, status_words
 from odsg_lightning.report.numbers import COUNTS, SUMMARY, Numbers
+from odsg_lightning.text import for_page, number
 
 MAX_STRIPS = 200
 """Objects that get pictures, by default."""
 
 _DASH, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 _TEMPLATES = Path(__file__).parent / "templates"
-# Control characters, lone surrogates (which no file can hold), and what reorders a line: a name could pose as another.
-_TREACHEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def build_page(audits: Sequence[Audit], max_strips: int = MAX_STRIPS) -> str:
@@ -35,10 +34,10 @@ def build_page(audits: Sequence[Audit], max_strips: int = MAX_STRIPS) -> str:
 
     Raises:
         BrokenInputError: a picture is damaged.
-        ValueError: ``max_strips`` is negative.
+        UserInputError: ``max_strips`` is negative.
     """
     if max_strips < 0:
-        raise ValueError(f"Expected max_strips to be 0 or more, but got {max_strips}.")
+        raise UserInputError(f"Expected max_strips to be 0 or more, but got {max_strips}.")
     letters, numbers = [audit.letter for audit in audits], [Numbers(audit.record) for audit in audits]
     objects, chosen = cards(audits, max_strips), drawn(len(audits))
     script = (_TEMPLATES / "page.js").read_text("utf-8")
@@ -47,10 +46,10 @@ def build_page(audits: Sequence[Audit], max_strips: int = MAX_STRIPS) -> str:
         "differences": differences(audits),
         "summary": [
             row
-            for row in _with_change(SUMMARY, [one.summary for one in numbers])
+            for row in _with_change(SUMMARY, [of_audit.summary for of_audit in numbers])
             if row[0] not in ("AP50", "AP") or any(value is not None for value in row[2])
         ],
-        "counts": _with_change(COUNTS, [one.counts for one in numbers]),
+        "counts": _with_change(COUNTS, [of_audit.counts for of_audit in numbers]),
         "violins": violins([letters[index] for index in chosen], [numbers[index] for index in chosen]),
         "drawn": [letters[index] for index in chosen],
         "distributions": distributions(letters, numbers),
@@ -91,18 +90,16 @@ def _with_change(names: Sequence[tuple[str, str]], columns: Sequence[Sequence[An
     ]
 
 
-def _harmless(value: Any) -> Any:  # noqa: ANN401 - whatever a template shows
+def _harmless(value: Any) -> Any:
     """Replace the characters of a record's text that no page should hold; the template escapes the rest."""
-    return _TREACHEROUS.sub("\ufffd", value) if type(value) is str else value
+    return for_page(value) if type(value) is str else value
 
 
 def _share(value: float | None, digits: int = 2) -> str:
-    return _DASH if value is None else f"{value:.{digits}f}"
+    return number(value, digits, missing=_DASH)
 
 
 def _signed(value: float | None, digits: int = 2) -> str:
     """A difference with its sign; one that rounds to nothing has none."""
-    if value is None:
-        return _DASH
-    text = f"{abs(value):.{digits}f}"
-    return text if float(text) == 0 else f"{'+' if value > 0 else _MINUS}{text}"
+    text = number(value, digits, signed=True, missing=_DASH)
+    return text[1:] if text.strip("+-0.") == "" else text.replace("-", _MINUS)

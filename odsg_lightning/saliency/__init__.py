@@ -1,1 +1,1 @@
-"""The mathematics of one image: pure functions on tensors, without Detectron2 or Lightning."""
+"""The mathematics of one image, and what it needs of a detector: without Detectron2 or Lightning."""

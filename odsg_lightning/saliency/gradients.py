@@ -1,29 +1,32 @@
 """A detector at one image, and the gradients of its numbers with respect to the pixels."""
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from odsg_lightning.errors import UserInputError
 from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS
-from odsg_lightning.saliency.options import Engine as Engine  # a part of this module's face, too
-from odsg_lightning.saliency.options import Precision as Precision
-from odsg_lightning.saliency.options import check_engine
+from odsg_lightning.saliency.options import Engine, Precision, check_engine
+from odsg_lightning.saliency.protocol import (
+    BatchingDetector,
+    Detector,
+    EngineChoice,
+    EngineChoosingDetector,
+    Linearization,
+    LinearizingDetector,
+)
 from odsg_lightning.types import LocalGradient
-
-if TYPE_CHECKING:  # the protocol belongs to the detectors; the mathematics only needs its shape
-    from odsg_lightning.detectors.protocol import Detector, Linearization
 
 
 def linearize(
-    detector: "Detector", image: Tensor, engine: Engine = "auto", precision: Precision = "full"
-) -> "Linearization":
+    detector: Detector, image: Tensor, engine: Engine = "auto", precision: Precision = "full"
+) -> Linearization:
     """Run a detector on one image and keep what the gradients need.
 
     Args:
-        detector: see :class:`odsg_lightning.detectors.protocol.Detector`. If it has a ``linearize`` of its own, that
-            is used for every engine but ``"autograd"``.
+        detector: if it is a :class:`~odsg_lightning.saliency.protocol.LinearizingDetector`, its own gradients are used
+            for every engine but ``"autograd"``.
         image: ``[3, H, W]`` RGB, float, 0 to 255. It is copied, and works under ``no_grad`` and ``inference_mode``.
         engine: ``"autograd"`` for one backward pass per output, whatever the detector; ``"auto"`` for the fastest
             engine that the detector has; ``"windowed"`` or ``"cut"`` for one by name.
@@ -31,49 +34,57 @@ def linearize(
             bfloat16: approximate. Plain autograd is always of full precision.
 
     Raises:
-        ValueError: an unknown engine or precision, or one that the detector does not have.
+        UserInputError: an unknown engine or precision, or one that the detector does not have.
     """
     check_engine(engine, precision)
     with torch.inference_mode(False), torch.enable_grad():
-        own = getattr(detector, "linearize", None)
-        if own is not None and engine != "autograd":
-            result: Linearization = own(image.detach().clone(), engine=engine, precision=precision)
-            return result
+        if isinstance(detector, LinearizingDetector) and engine != "autograd":
+            return detector.linearize(image.detach().clone(), engine=engine, precision=precision)
         check_has_engine(detector, engine)
         return AutogradLinearization(detector, image)
 
 
 def linearize_each(
-    detector: "Detector", images: Iterable[Tensor], engine: Engine = "auto", precision: Precision = "full"
-) -> "Iterator[Linearization]":
+    detector: Detector, images: Iterable[Tensor], engine: Engine = "auto", precision: Precision = "full"
+) -> Iterator[Linearization]:
     """Yield what :func:`linearize` returns for each of several images of one size, in order.
 
-    A detector with a ``linearize_each`` of its own may run several of them at once. Others take each image when its
-    turn has come.
+    A :class:`~odsg_lightning.saliency.protocol.BatchingDetector` may run several of them at once. Others take each
+    image when its turn has come.
     """
-    own = getattr(detector, "linearize_each", None)
-    if own is None or engine == "autograd":
+    if not isinstance(detector, BatchingDetector) or engine == "autograd":
         return (linearize(detector, image, engine, precision) for image in images)
     check_engine(engine, precision)
-    found: Iterator[Linearization] = own(
-        (image.detach().clone() for image in images), engine=engine, precision=precision
-    )
+    copies = (image.detach().clone() for image in images)
+    linearizations = detector.linearize_each(copies, engine=engine, precision=precision)
 
-    def following() -> "Linearization | None":
+    def following() -> Linearization | None:
         with torch.inference_mode(False), torch.enable_grad():  # in this call alone, not between two of them
-            return next(found, None)
+            return next(linearizations, None)
 
     return iter(following, None)
 
 
-def check_has_engine(detector: "Detector", engine: Engine) -> None:
+def engine_choice(detector: Detector, engine: Engine = "auto", precision: Precision = "full") -> EngineChoice:
+    """Return which engine :func:`linearize` will use for this detector, and why."""
+    name = type(detector).__name__
+    if not isinstance(detector, LinearizingDetector):
+        return EngineChoice("autograd", "full", f"plain autograd: {name} has no gradients of its own")
+    if engine == "autograd":
+        return EngineChoice("autograd", "full", "plain autograd, as asked for")
+    if isinstance(detector, EngineChoosingDetector):
+        return detector.choose_engine(engine, precision)
+    return EngineChoice(engine, precision, f"gradients of {name}'s own")
+
+
+def check_has_engine(detector: Detector, engine: Engine) -> None:
     """Refuse to look for a fast engine in a detector that has plain autograd only.
 
     Raises:
-        ValueError: says what to ask for instead.
+        UserInputError: says what to ask for instead.
     """
-    if engine not in ("auto", "autograd") and not hasattr(detector, "linearize"):
-        raise ValueError(
+    if engine not in ("auto", "autograd") and not isinstance(detector, LinearizingDetector):
+        raise UserInputError(
             "Expected argument `engine` to be 'auto' or 'autograd' for a detector without fast gradients of its own, "
             f"but got {engine!r}: {type(detector).__name__} has no method `linearize`. engine='auto' takes plain "
             "autograd for it."
@@ -86,7 +97,7 @@ class AutogradLinearization:
     ``autograd.grad`` on the image alone leaves no ``.grad`` on any parameter.
     """
 
-    def __init__(self, detector: "Detector", image: Tensor) -> None:
+    def __init__(self, detector: Detector, image: Tensor) -> None:
         """Run the detector; see :func:`linearize` for the arguments.
 
         Raises:

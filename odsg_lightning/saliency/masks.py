@@ -1,17 +1,37 @@
 """From maps to sets of pixels: the foreground of a map, and the regions of an object."""
 
+import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from odsg_lightning.names import BOX_PARAMETERS, REGIONS
 
 
+def defined_maps(maps: Tensor) -> Tensor:
+    """Return which maps are defined: finite, and not zero everywhere.
+
+    Args:
+        maps: ``[..., H, W]``, not negative.
+
+    Returns:
+        ``[...]`` bool.
+
+    Example:
+        >>> defined_maps(torch.stack([torch.eye(2), torch.zeros(2, 2), torch.full((2, 2), torch.nan)]))
+        tensor([ True, False, False])
+    """
+    flat = maps.flatten(-2)
+    finite: Tensor = flat.isfinite().all(dim=-1)
+    return finite & (flat > 0).any(dim=-1)
+
+
 def binarise(maps: Tensor, blur_sigma: float = 2.0, threshold: float = 0.32) -> Tensor:
     """Return the foreground of saliency maps: blurred, then above a share of the maximum.
 
     Args:
-        maps: ``[..., H, W]``, not negative; a map that is zero everywhere or not finite is undefined.
+        maps: ``[..., H, W]``, not negative; :func:`defined_maps` says which are defined.
         blur_sigma: standard deviation of the Gaussian blur in pixels; 0 for none.
         threshold: share of the blurred map's maximum, 0 to 1, exclusive.
 
@@ -20,6 +40,10 @@ def binarise(maps: Tensor, blur_sigma: float = 2.0, threshold: float = 0.32) -> 
 
     Raises:
         ValueError: an argument out of range, or an image too small for the blur's mirrored border.
+
+    Example:
+        >>> binarise(torch.tensor([[0.0, 0.3, 0.4, 1.0]]), blur_sigma=0)
+        tensor([[False, False,  True,  True]])
     """
     if blur_sigma < 0:
         raise ValueError(f"Expected argument `blur_sigma` to be 0 or more pixels, but got {blur_sigma}.")
@@ -27,8 +51,8 @@ def binarise(maps: Tensor, blur_sigma: float = 2.0, threshold: float = 0.32) -> 
         raise ValueError(f"Expected argument `threshold` to be in [0, 1), but got {threshold}.")
     flat = maps.reshape(-1, *maps.shape[-2:])
     peak = flat.amax(dim=(1, 2), keepdim=True)
-    defined = flat.isfinite().all(dim=2).all(dim=1)[:, None, None] & (peak > 0)
-    flat = (flat / peak).where(defined, 0.0)  # to a maximum of 1: tiny gradients must not underflow
+    # To a maximum of 1, so that tiny gradients do not underflow.
+    flat = (flat / peak).where(defined_maps(flat)[:, None, None], 0.0)
     if blur_sigma > 0:
         flat = _blur(flat, blur_sigma)
     foreground = flat > threshold * flat.amax(dim=(1, 2), keepdim=True)
@@ -42,8 +66,14 @@ def _blur(maps: Tensor, sigma: float) -> Tensor:
             f"Expected maps of more than {radius} x {radius} pixels for a blur of {sigma} pixels, but got "
             f"{maps.shape[-2]} x {maps.shape[-1]}."
         )
-    size = [2 * radius + 1] * 2
-    return gaussian_blur(maps, size, [sigma, sigma]) if radius > 0 else maps
+    if radius == 0:
+        return maps
+    if maps.device.type == "cpu":  # by rows and by columns, in half of the time of torchvision's two-dimensional kernel
+        pixels = maps.detach() if maps.dtype == torch.float64 else maps.detach().float()  # SciPy has no half precision
+        blurred = gaussian_filter(pixels.numpy(), (0, sigma, sigma), mode="mirror", radius=(0, radius, radius))
+        return torch.from_numpy(np.ascontiguousarray(blurred)).to(maps.dtype)
+    result: Tensor = gaussian_blur(maps, [2 * radius + 1] * 2, [sigma, sigma])
+    return result
 
 
 def object_thirds(mask: Tensor) -> Tensor:
@@ -59,6 +89,13 @@ def object_thirds(mask: Tensor) -> Tensor:
 
     Raises:
         ValueError: the mask is empty.
+
+    Example:
+        >>> mask = torch.tensor([[False, True, True, True, False]])
+        >>> object_thirds(mask)[0].int().squeeze(1)  # of x_min: left third, middle, right third
+        tensor([[0, 1, 0, 0, 0],
+                [0, 0, 1, 0, 0],
+                [0, 0, 0, 1, 0]], dtype=torch.int32)
     """
     if not mask.any():
         raise ValueError("Expected a mask with at least one pixel, but got an empty one.")

@@ -22,6 +22,11 @@ def match_one_to_one(
 
     Returns:
         ``[N]`` int64 index of the matched other box, -1 without one, and ``[N]`` the IoU of the match, NaN without.
+
+    Example:
+        >>> boxes, labels = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]]), torch.tensor([0, 1])
+        >>> match_one_to_one(boxes, labels, torch.tensor([[0.0, 0, 10, 8]]), torch.tensor([0]), iou_threshold=0.5)
+        (tensor([ 0, -1]), tensor([0.8000,    nan]))
     """
     matches = torch.full((len(boxes),), -1, dtype=torch.int64)
     ious = torch.full((len(boxes),), torch.nan, dtype=boxes.dtype)

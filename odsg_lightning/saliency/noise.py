@@ -25,13 +25,19 @@ def image_generator(seed: int, image_id: int) -> torch.Generator:
 
 
 def noisy_images(image: Tensor, n_samples: int, sigma: float, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield ``n_samples`` copies of an image with Gaussian noise added (not clipped to the pixel range).
+    """Yield ``n_samples`` noise samples: the image with Gaussian noise added, not clipped to the pixel range.
 
     Args:
         image: ``[3, H, W]``, 0 to 255.
-        n_samples: number of copies.
+        n_samples: how many.
         sigma: standard deviation relative to the pixel range: 0.05 is 12.75 grey levels.
         generator: source of the noise, on the CPU.
+
+    Example:
+        >>> image = torch.full((3, 100, 100), 128.0)
+        >>> [sample] = noisy_images(image, 1, sigma=0.05, generator=image_generator(seed=0, image_id=7))
+        >>> bool(((sample - image).std() - 0.05 * PIXEL_RANGE).abs() < 0.3)
+        True
     """
     for _ in range(n_samples):
         noise = torch.randn(image.shape, generator=generator, dtype=image.dtype)

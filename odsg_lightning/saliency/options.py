@@ -2,6 +2,8 @@
 
 from typing import Literal, get_args
 
+from odsg_lightning.errors import UserInputError
+
 Engine = Literal["auto", "windowed", "cut", "autograd"]
 """Ways to the same gradients: the fastest that the detector allows, one by name, or one backward pass per output."""
 
@@ -13,19 +15,21 @@ def check_engine(engine: str, precision: str) -> None:
     """Refuse names that mean nothing.
 
     Raises:
-        ValueError: names the argument, what is allowed and what came.
+        UserInputError: names the argument, what is allowed and what came.
     """
     if engine not in get_args(Engine):
-        raise ValueError(f"Expected argument `engine` to be one of {get_args(Engine)}, but got {engine!r}.")
+        raise UserInputError(f"Expected argument `engine` to be one of {get_args(Engine)}, but got {engine!r}.")
     if precision not in get_args(Precision):
-        raise ValueError(f"Expected argument `precision` to be one of {get_args(Precision)}, but got {precision!r}.")
+        raise UserInputError(
+            f"Expected argument `precision` to be one of {get_args(Precision)}, but got {precision!r}."
+        )
 
 
 def check_tolerance(tolerance: float | None) -> None:
     """Refuse a tolerance out of range; see :func:`odsg_lightning.saliency.smoothgrad.smoothgrad` for its meaning.
 
     Raises:
-        ValueError: says the range and what came.
+        UserInputError: says the range and what came.
     """
     if tolerance is not None and not 0 < tolerance < 1:
-        raise ValueError(f"Expected argument `tolerance` to be None or between 0 and 1, but got {tolerance!r}.")
+        raise UserInputError(f"Expected argument `tolerance` to be None or between 0 and 1, but got {tolerance!r}.")

@@ -5,7 +5,6 @@ differentiates the detector's output tensors.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,17 +12,16 @@ from torch import Tensor
 from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.early_stop import FEWEST_MATCHED, has_settled
 from odsg_lightning.saliency.gradients import linearize_each
+from odsg_lightning.saliency.masks import defined_maps
 from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.noise import noisy_images
 from odsg_lightning.saliency.options import Engine, Precision, check_tolerance
+from odsg_lightning.saliency.protocol import Detector
 from odsg_lightning.types import Detections, LocalGradient, ObjectSaliency
-
-if TYPE_CHECKING:
-    from odsg_lightning.detectors.protocol import Detector
 
 
 def smoothgrad(
-    detector: "Detector",
+    detector: Detector,
     image: Tensor,
     reference: Detections,
     indices: Sequence[int],
@@ -35,45 +33,61 @@ def smoothgrad(
     tolerance: float | None = None,
     engine: Engine = "auto",
     precision: Precision = "full",
-    on_pass: Callable[[], None] = lambda: None,
+    on_sample: Callable[[], None] = lambda: None,
 ) -> list[ObjectSaliency]:
     r"""Explain detections of one image.
 
-    In each noisy pass the detections are matched one to one to the reference (same class, IoU at least
-    ``match_iou``). The map of parameter :math:`p` is the mean over the *matched* passes
+    In each noise sample the detections are matched one to one to the reference (same class, IoU at least
+    ``match_iou``). The map of parameter :math:`p` is the mean over the *matched* samples
     :math:`\frac{1}{|M|} \sum_{i \in M} \max_c |\partial p_i / \partial x_c|`. ``n_samples=1, sigma=0`` is the plain
     gradient.
 
-    A map is undefined, and NaN throughout, if the object was found again in no pass, or if the map is zero
+    A map is undefined, and NaN throughout, if the object was detected again in no sample, or if the map is zero
     everywhere (a coordinate clipped at the image border, a saturated score) or not finite.
 
-    With a ``tolerance``, ``n_samples`` is an upper bound: an object is finished with the matched pass, from the third
+    With a ``tolerance``, ``n_samples`` is an upper bound: an object is finished with the matched sample, from the third
     on, that leaves all five running means with a Pearson correlation of at least ``1 - tolerance`` to those before it
-    (:func:`~odsg_lightning.saliency.early_stop.has_settled`), and is not differentiated in later passes. When all are
+    (:func:`~odsg_lightning.saliency.early_stop.has_settled`), and is not differentiated in later samples. When all are
     finished, the detector is not run again. What the tolerance bounds is the last *step*, not the distance to the limit
-    of many passes: a mean of :math:`n` independent passes is about :math:`n - 1` times as far from its limit, in
-    1 - correlation, as from the mean of :math:`n - 1`. The noise of each pass is the same whoever has finished.
+    of many samples: a mean of :math:`n` independent samples is about :math:`n - 1` times as far from its limit, in
+    1 - correlation, as from the mean of :math:`n - 1`. The noise of each sample is the same whoever has finished.
 
     Args:
-        detector: see :class:`odsg_lightning.detectors.protocol.Detector`.
+        detector: see :class:`~odsg_lightning.saliency.protocol.Detector`.
         image: ``[3, H, W]`` RGB, float, 0 to 255.
         reference: detections of the clean image.
         indices: which of them to explain.
         generator: source of the noise; the same state gives the same bits on the same machine.
-        n_samples: number of noisy passes, at least 1; with a ``tolerance``, the most.
+        n_samples: number of noise samples, at least 1; with a ``tolerance``, the most.
         sigma: standard deviation of the noise relative to the pixel range, not negative.
-        match_iou: least IoU between a noisy detection and the reference.
-        tolerance: None for all ``n_samples`` passes, or the largest 1 - correlation at which an object is finished.
+        match_iou: least IoU of a detection in a noise sample with the reference.
+        tolerance: None for all ``n_samples``, or the largest 1 - correlation at which an object is finished.
         engine: see :func:`~odsg_lightning.saliency.gradients.linearize`.
         precision: see there.
-        on_pass: called ``n_samples`` times, after each noisy pass or instead of one that is not needed any more; never
-            without indices.
+        on_sample: called ``n_samples`` times, after each noise sample or instead of one that is not needed any more;
+            never without indices.
 
     Returns:
         One record per index, in order.
 
     Raises:
-        ValueError: ``n_samples``, ``sigma`` or ``tolerance`` out of range; an engine that the detector does not have.
+        ValueError: ``n_samples`` or ``sigma`` out of range.
+        UserInputError: ``tolerance`` out of range; an engine that the detector does not have.
+
+    Example:
+        >>> class Brightest:  # one object, whose score is the image's mean and whose box never moves
+        ...     def detect(self, images):
+        ...         boxes = torch.tensor([[2.0, 2.0, 6.0, 6.0]])
+        ...         scores = [image.mean()[None] / 255 for image in images]
+        ...         return [Detections(boxes + 0 * score, score, torch.zeros(1).long()) for score in scores]
+        >>> image, detector = torch.full((3, 8, 8), 100.0), Brightest()
+        >>> [saliency] = smoothgrad(detector, image, detector.detect([image])[0], [0], generator=torch.Generator())
+        >>> saliency.matched_samples, saliency.maps.shape
+        (20, torch.Size([5, 8, 8]))
+        >>> bool(torch.allclose(saliency.maps[4], torch.full((8, 8), 1 / (255 * 3 * 8 * 8))))  # d score / d pixel
+        True
+        >>> bool(saliency.maps[0].isnan().all())  # x_min does not depend on the image: undefined
+        True
     """
     if n_samples < 1:
         raise ValueError(f"Expected argument `n_samples` to be at least 1, but got {n_samples}.")
@@ -90,8 +104,10 @@ def smoothgrad(
     for _ in range(n_samples):
         if unfinished:
             linearization = next(linearizations)
-            found = linearization.detections
-            matches, _ = match_one_to_one(reference.boxes, reference.labels, found.boxes, found.labels, match_iou)
+            noisy_detections = linearization.detections
+            matches, _ = match_one_to_one(
+                reference.boxes, reference.labels, noisy_detections.boxes, noisy_detections.labels, match_iou
+            )
             present = [row for row in sorted(unfinished) if matches[indices[row]] >= 0]
             gradients = linearization.gradients([int(matches[indices[row]]) for row in present])
             for row in unfinished:
@@ -102,18 +118,18 @@ def smoothgrad(
                 _add(gradient, sums[row])
                 if tolerance is not None and before is not None and has_settled(before, sums[row], tolerance):
                     unfinished.remove(row)
-            del linearization, gradients  # its graph, before the next pass builds another: half the memory
-        on_pass()
+            del linearization, gradients  # its graph, before the next sample builds another: half the memory
+        on_sample()
     for _ in noisy:  # what is drawn later does not depend on who has finished
         pass
     return [
-        ObjectSaliency(_defined_or_nan(total / count if count else total), count, passes)
-        for total, count, passes in zip(sums, matched, used, strict=True)
+        ObjectSaliency(_defined_or_nan(total / count if count else total), count, samples)
+        for total, count, samples in zip(sums, matched, used, strict=True)
     ]
 
 
 def _add(gradient: LocalGradient, total: Tensor) -> None:
-    """Add one more pass to the sum of an object's maps."""
+    """Add one more sample to the sum of an object's maps."""
     values = gradient.values.abs().amax(dim=1).to(total.device)
     height, width = values.shape[1:]
     total[:, gradient.top : gradient.top + height, gradient.left : gradient.left + width] += values
@@ -121,6 +137,4 @@ def _add(gradient: LocalGradient, total: Tensor) -> None:
 
 def _defined_or_nan(maps: Tensor) -> Tensor:
     """Replace each map that is zero everywhere or not finite by NaN."""
-    flat = maps.flatten(1)
-    defined = flat.isfinite().all(dim=1) & (flat > 0).any(dim=1)
-    return maps.where(defined[:, None, None], torch.nan)
+    return maps.where(defined_maps(maps)[:, None, None], torch.nan)

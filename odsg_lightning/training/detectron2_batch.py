@@ -17,12 +17,8 @@ from typing import Any
 from torch import nn
 
 from odsg_lightning.detectors.detectron2 import to_input_format
-from odsg_lightning.detectors.detectron2_import import require_detectron2
+from odsg_lightning.detectors.detectron2_names import Boxes, Instances
 from odsg_lightning.types import Detections
-
-require_detectron2()
-
-from detectron2.structures import Boxes, Instances  # noqa: E402
 
 
 def training_inputs(batch: Sequence[dict[str, Any]], input_format: str) -> list[dict[str, Any]]:

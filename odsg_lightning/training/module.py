@@ -10,18 +10,15 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from odsg_lightning.detectors.build import build_detector, class_count, load_config, portable_config
+from odsg_lightning.detectors.build import build_detector, class_count, load_config, portable_config, require_boxes_only
 from odsg_lightning.detectors.detectron2 import to_input_format
-from odsg_lightning.detectors.detectron2_import import require_detectron2
+from odsg_lightning.detectors.detectron2_names import EventStorage
+from odsg_lightning.detectors.weights.load import load_weights
+from odsg_lightning.errors import UserInputError
+from odsg_lightning.training.average_precision import Backend, CocoAveragePrecision
 from odsg_lightning.training.detectron2_batch import detect, evaluation_inputs, training_inputs
-from odsg_lightning.training.precision import Backend, CocoPrecision
 from odsg_lightning.training.solver import build_solver, clip_gradients_from_config
-from odsg_lightning.training.weights import load_weights
 from odsg_lightning.types import Detections
-
-require_detectron2()
-
-from detectron2.utils.events import EventStorage  # noqa: E402
 
 Batch = list[dict[str, Any]]
 
@@ -45,7 +42,7 @@ class DetectionModule(LightningModule):
         num_classes: ``None``: as in the configuration; ``"auto"``: the data module's ``num_classes``, when the Trainer
             sets the module up.
         weights: a ``.pth`` or model-zoo ``.pkl`` file to start from, see
-            :func:`odsg_lightning.training.weights.load_weights`. Not kept in a checkpoint, nor read by
+            :func:`odsg_lightning.detectors.weights.load.load_weights`. Not kept in a checkpoint, nor read by
             ``load_from_checkpoint``.
         optimizer: makes an optimizer of the trainable parameters. ``None``: the configuration's ``SOLVER``.
         lr_scheduler: makes a schedule, stepped after every optimizer step. ``None``: the configuration's, or a constant
@@ -58,7 +55,14 @@ class DetectionModule(LightningModule):
         cfg: the merged configuration.
 
     Raises:
-        ValueError: the configuration, the number of classes or the weights cannot be used.
+        UserInputError: the configuration or the number of classes cannot be used.
+        BrokenInputError: the weights cannot be used.
+
+    Example:
+        >>> module = DetectionModule("retinanet_tiny", num_classes=3).eval()
+        >>> [detections] = module([torch.zeros(3, 64, 64)])
+        >>> detections.boxes.shape  # nothing was trained, nothing is detected
+        torch.Size([0, 4])
     """
 
     detector: nn.Module
@@ -77,8 +81,7 @@ class DetectionModule(LightningModule):
         """Store the arguments; build the detector unless ``num_classes`` is ``"auto"``."""
         super().__init__()
         self.cfg = load_config(config, overrides or (), None if num_classes == "auto" else num_classes)
-        if self.cfg.MODEL.MASK_ON or self.cfg.MODEL.KEYPOINT_ON:
-            raise ValueError("Expected a detector of boxes only: set MODEL.MASK_ON and MODEL.KEYPOINT_ON to false.")
+        require_boxes_only(self.cfg)
         self._weights = weights
         self._trust_weights = trust_weights
         self._optimizer = optimizer
@@ -92,11 +95,11 @@ class DetectionModule(LightningModule):
             "map_backend": map_backend,
         }
         self.save_hyperparameters(hparams, logger=False)
-        self._precision = CocoPrecision(map_backend)
+        self._average_precision = CocoAveragePrecision(map_backend)
         if num_classes != "auto":
             self._build()
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - as nn.Module's
+    def __getattr__(self, name: str) -> Any:
         """Say why there is no detector yet."""
         # nn.Module keeps submodules where only its own __getattr__ looks.
         if name == "detector" and name not in self.__dict__.get("_modules", {}):
@@ -164,16 +167,16 @@ class DetectionModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the images of an earlier evaluation."""
-        self._precision.reset()
+        self._average_precision.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Compare the detections with the ground truth, in original pixels."""
-        for sample, found in zip(batch, self._detect_original(batch), strict=True):
-            self._precision.update(sample["image_id"], found, sample["target"])
+        for sample, detections in zip(batch, self._detect_original(batch), strict=True):
+            self._average_precision.update(sample["image_id"], detections, sample["target"])
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/map``, ``val/map_50`` and ``val/map_75``."""
-        self._log_precision("val")
+        self._log_average_precision("val")
 
     def on_test_epoch_start(self) -> None:
         """As in validation."""
@@ -185,25 +188,30 @@ class DetectionModule(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log ``test/map``, ``test/map_50`` and ``test/map_75``."""
-        self._log_precision("test")
+        self._log_average_precision("test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Return for each image its ``image_id``, and ``boxes`` (XYXY, original pixels), ``scores`` and ``labels``."""
         return [
-            {"image_id": sample["image_id"], "boxes": found.boxes, "scores": found.scores, "labels": found.labels}
-            for sample, found in zip(batch, self._detect_original(batch), strict=True)
+            {
+                "image_id": sample["image_id"],
+                "boxes": detections.boxes,
+                "scores": detections.scores,
+                "labels": detections.labels,
+            }
+            for sample, detections in zip(batch, self._detect_original(batch), strict=True)
         ]
 
     def _detect_original(self, batch: Batch) -> list[Detections]:
         return detect(self.detector, evaluation_inputs(batch, self.cfg.INPUT.FORMAT))
 
-    def _log_precision(self, stage: str) -> None:
+    def _log_average_precision(self, stage: str) -> None:
         # Every rank computes, and gets the same values; sync_dist only tells Lightning that they may be logged.
-        values = {f"{stage}/{name}": value.to(self.device) for name, value in self._precision.compute().items()}
+        values = {f"{stage}/{name}": value.to(self.device) for name, value in self._average_precision.compute().items()}
         self.log_dict(values, prog_bar=True, sync_dist=True, batch_size=1)
-        self._precision.reset()
+        self._average_precision.reset()
 
-    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type is a union that mypy cannot match
+    def configure_optimizers(self) -> Any:
         """Build the optimizer and the schedule, from the arguments or from the configuration's ``SOLVER``."""
         total_steps = self.trainer.estimated_stepping_batches
         return build_solver(self.cfg, self.detector, self._optimizer, self._lr_scheduler, total_steps)
@@ -214,7 +222,7 @@ class DetectionModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as the Trainer says, if it does, else as ``SOLVER.CLIP_GRADIENTS`` says."""
+        """Clip as the Trainer says, if it does, otherwise as ``SOLVER.CLIP_GRADIENTS`` says."""
         if gradient_clip_val is not None:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         else:
@@ -236,8 +244,8 @@ class DetectionModule(LightningModule):
         """Write the weights as a Detectron2 checkpoint, ``{"model": state_dict}``.
 
         Raises:
-            ValueError: the name does not end in ``.pth``, by which Detectron2 knows the format.
+            UserInputError: the name does not end in ``.pth``, by which Detectron2 knows the format.
         """
         if Path(path).suffix != ".pth":
-            raise ValueError(f"Expected argument `path` to end in '.pth', but got {str(path)!r}.")
+            raise UserInputError(f"Expected argument `path` to end in '.pth', but got {str(path)!r}.")
         torch.save({"model": {name: value.cpu() for name, value in self.detector.state_dict().items()}}, path)

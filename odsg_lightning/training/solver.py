@@ -9,12 +9,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from odsg_lightning.detectors.detectron2_import import require_detectron2
-
-require_detectron2()
-
-from detectron2 import solver  # noqa: E402
-from detectron2.config import CfgNode  # noqa: E402
+from odsg_lightning.detectors.detectron2_names import CfgNode, solver
+from odsg_lightning.errors import UserInputError
 
 
 def build_solver(
@@ -90,13 +86,13 @@ def clip_gradients_from_config(cfg: CfgNode, parameters: Iterable[nn.Parameter])
     ``NORM_TYPE`` norm of at most ``CLIP_VALUE`` (Lightning's own clipping takes one norm over all parameters).
 
     Raises:
-        ValueError: ``CLIP_TYPE`` is neither.
+        UserInputError: ``CLIP_TYPE`` is neither.
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED:
         return
     if clip.CLIP_TYPE not in ("value", "norm"):
-        raise ValueError(
+        raise UserInputError(
             f"Expected SOLVER.CLIP_GRADIENTS.CLIP_TYPE to be 'value' or 'norm', but got {clip.CLIP_TYPE!r}."
         )
     for parameter in parameters:

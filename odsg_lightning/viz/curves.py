@@ -72,8 +72,8 @@ def step_curves(name: str, steps: Sequence[int], curves: Mapping[str, Sequence[f
                     color=series(index)[0],
                     annotation_clip=False,
                 )
-        told = ", ".join(f"{label} {_last(values):.2f}" for label, values in rows.items())
-        return svg_text(figure, f"curve-{name}", f"{name} over steps {steps[0]} to {steps[-1]}; last values: {told}.")
+        last = ", ".join(f"{label} {_last(values):.2f}" for label, values in rows.items())
+        return svg_text(figure, f"curve-{name}", f"{name} over steps {steps[0]} to {steps[-1]}; last values: {last}.")
 
 
 def _last(values: NDArray[np.float64]) -> float:

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from odsg_lightning.names import PARAMETERS
+from odsg_lightning.saliency.masks import defined_maps
 from odsg_lightning.viz.window import Window, extent_of, window_around
 
 Pixels = NDArray[np.uint8]
@@ -55,8 +56,8 @@ def object_strip(
 
     Args:
         image: ``[3, H, W]`` RGB, 0 to 255.
-        maps: ``[5, H, W]`` saliency, in the order of :data:`~odsg_lightning.names.PARAMETERS`; a map that is not finite
-            or zero everywhere is undefined. None if there are none.
+        maps: ``[5, H, W]`` saliency, in the order of :data:`~odsg_lightning.names.PARAMETERS`, undefined ones included
+            (:func:`~odsg_lightning.saliency.masks.defined_maps`). None if there are none.
         foreground: ``[5, H, W]`` bool, the binarised maps, or None.
         ground_truth_box: ``[4]`` XYXY in pixels, or None.
         detected_box: ``[4]`` XYXY in pixels; None if the object was missed.
@@ -92,9 +93,10 @@ def object_strip(
     strip.panel(0, _with_boxes(photograph, window, ground_truth_box, detected_box), "photograph", "")
     outline = None if mask is None else _outline(window.show_mask(_array(mask)))
     grey = _grey(photograph)
+    defined = [False] * len(PARAMETERS) if maps is None else defined_maps(maps).tolist()
     for i, name in enumerate(PARAMETERS):
         saliency = None if maps is None else _array(maps[i])
-        if saliency is None or not np.isfinite(saliency).all() or saliency.max() <= 0:
+        if saliency is None or not defined[i]:
             picture = _labelled(grey, "missed" if maps is None and detected_box is None else "undefined")
         else:
             picture = _overlay(grey, saliency, window)

@@ -49,8 +49,8 @@ def iof_violins(parameter: str, regions: Mapping[str, Sequence[NDArray[np.float6
         for number, (region, values) in enumerate(regions.items()):
             places = number * step + np.arange(len(labels))
             centres.append(places.mean())
-            for index, (place, found) in enumerate(zip(places, values, strict=True)):
-                _violin(axes, place, found, index)
+            for index, (place, of_audit) in enumerate(zip(places, values, strict=True)):
+                _violin(axes, place, of_audit, index)
                 if len(labels) > 1:
                     axes.annotate(
                         labels[index], (place, 0), (0, -13), ("data", "axes fraction"), "offset points", ha="center"
@@ -66,7 +66,7 @@ def iof_violins(parameter: str, regions: Mapping[str, Sequence[NDArray[np.float6
             )
         axes.set_xticks([])
         medians = "; ".join(
-            f"{region} " + ", ".join(_told(label, found) for label, found in zip(labels, values, strict=True))
+            f"{region} " + ", ".join(_median(label, of_audit) for label, of_audit in zip(labels, values, strict=True))
             for region, values in regions.items()
         )
         return svg_text(figure, f"violin-{parameter}", f"IOF of {parameter}, medians: {medians}.")
@@ -92,5 +92,5 @@ def _violin(axes: Axes, place: float, values: NDArray[np.float64], index: int) -
     )
 
 
-def _told(label: str, values: NDArray[np.float64]) -> str:
+def _median(label: str, values: NDArray[np.float64]) -> str:
     return f"{label} {np.median(values):.2f}" if len(values) else f"{label} none"

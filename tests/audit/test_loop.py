@@ -1,3 +1,4 @@
+import sys
 from functools import partial
 
 import pytest
@@ -6,6 +7,11 @@ from helpers.known_detectors import LinearDetector, QuadraticDetector, box_sampl
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.loop import audit, audited_indices, pair_detections
+from odsg_lightning.audit.measure import object_maps, object_row
+from odsg_lightning.audit.strips import audited_strip
+from odsg_lightning.errors import UserInputError
+from odsg_lightning.metrics.iof import intersection_over_foreground
+from odsg_lightning.saliency.masks import binarise
 from odsg_lightning.types import AuditSample, Detections
 
 TWO = [[2, 2, 12, 12], [10, 8, 22, 20]]
@@ -53,26 +59,70 @@ class TestPairing:
 def test_every_object_comes_back_paired_or_missed():
     sample = box_sample(TWO, [0, 1], first_annotation=40)
     found, missed = audit(detector_of(TWO[:1], [0.95], [0]), [sample], AuditConfig(n_samples=3))
-    assert (found.annotation_id, found.missed) == (40, False)
-    assert found.score == pytest.approx(0.95)
-    assert found.iou == pytest.approx(1)
-    assert found.saliency.matched_passes == 3
+    assert (found.annotation_id, found.key, found.missed) == (40, (1, 40), False)
+    assert found.detected.score == pytest.approx(0.95)
+    assert found.detected.iou == pytest.approx(1)
+    assert found.detected.box.tolist() == pytest.approx(TWO[0])
+    assert found.detected.saliency.matched_samples == 3
     assert torch.equal(found.mask, sample.masks[0])
-    assert (missed.annotation_id, missed.missed, missed.saliency, missed.box) == (41, True, None, None)
+    assert (missed.annotation_id, missed.key, missed.missed, missed.detected) == (41, (1, 41), True, None)
+
+
+def test_category_is_a_name_or_what_stands_for_it():
+    sample = box_sample(TWO, [0, 1])
+    named = AuditSample(sample.image, sample.boxes, sample.labels, sample.masks, 1, (1, 2), "", ("cat", "dog"))
+    for of, expected in ((sample, ["class 0", "class 1"]), (named, ["cat", "dog"])):
+        objects = audit(detector_of(TWO[:1], [0.95], [0]), [of], AuditConfig(n_samples=1))
+        assert [found.category for found in objects] == expected
+
+
+def test_an_object_is_measured_in_the_loop():
+    config = AuditConfig(n_samples=2, blur_sigma=0.5, threshold=0.6)
+    sample = box_sample(TWO, [0, 1])
+    for index, found in enumerate(audit(detector_of(TWO, [0.95, 0.96], [0, 1]), [sample], config)):
+        maps = found.detected.saliency.maps
+        assert torch.equal(found.detected.foreground, binarise(maps, 0.5, 0.6))
+        expected = intersection_over_foreground(maps[None], sample.masks[[index]], blur_sigma=0.5, threshold=0.6)[0]
+        assert torch.equal(found.detected.iof, expected)
+
+
+def test_an_object_s_foreground_is_computed_once(monkeypatch):
+    """Whoever wants its row, its stored maps and its picture afterwards, and however often."""
+    calls = []
+
+    def spy(maps, *args, **settings):
+        calls.append(maps.shape)
+        return binarise(maps, *args, **settings)
+
+    for module in list(sys.modules.values()):  # wherever it is known by its name
+        if module.__name__.startswith("odsg_lightning.") and getattr(module, "binarise", None) is binarise:
+            monkeypatch.setattr(module, "binarise", spy)
+    config = AuditConfig(n_samples=2)
+    samples = [box_sample(TWO, [0, 1], image_id=image_id, first_annotation=10 * image_id) for image_id in (1, 2, 3)]
+    objects = list(audit(detector_of(TWO[:1], [0.95], [0]), samples, config))
+    detected = [item for item in objects if not item.missed]
+    assert (len(objects), len(detected)) == (6, 3)
+    assert calls == [(5, 24, 24)] * len(detected)
+    for item in objects:
+        for _ in range(2):
+            strip = audited_strip(item, config)
+            assert object_row(item).missed == item.missed
+            assert (object_maps(item, strip) is None) == item.missed
+    assert len(calls) == len(detected)
 
 
 def test_maps_belong_to_their_objects():
     detector = detector_of(TWO[::-1], [0.95, 0.96], [1, 0])
     first, second = audit(detector, [box_sample(TWO, [0, 1])], AuditConfig(n_samples=2))
-    torch.testing.assert_close(first.saliency.maps, detector.weights[1].abs().amax(1))
-    torch.testing.assert_close(second.saliency.maps, detector.weights[0].abs().amax(1))
+    torch.testing.assert_close(first.detected.saliency.maps, detector.weights[1].abs().amax(1))
+    torch.testing.assert_close(second.detected.saliency.maps, detector.weights[0].abs().amax(1))
 
 
-def test_gradient_method_is_one_pass_without_noise():
+def test_gradient_method_is_one_sample_without_noise():
     detector = detector_of(TWO, [0.95, 0.96], [0, 1])
     sample = box_sample(TWO, [0, 1])
     (found, _) = audit(detector, [sample], AuditConfig(method="gradient"))
-    assert found.saliency.n_samples == 1
+    assert found.detected.saliency.n_samples == 1
     assert all(torch.equal(image, sample.image) for image in detector.seen)
 
 
@@ -82,7 +132,7 @@ def test_maps_do_not_depend_on_the_other_images_or_their_order():
 
     def maps(chosen):
         detector = detector_of(TWO, [0.95, 0.96], [0, 1], QuadraticDetector)
-        return {found.annotation_id: found.saliency.maps for found in audit(detector, chosen, config)}
+        return {found.annotation_id: found.detected.saliency.maps for found in audit(detector, chosen, config)}
 
     together, reversed_, alone = maps(samples), maps(samples[::-1]), maps(samples[1:])
     for annotation_id in (1, 2, 10, 11):
@@ -100,11 +150,13 @@ def test_max_objects_takes_the_lowest_annotation_ids():
     assert [found.annotation_id for found in objects] == [4]
 
 
-def test_progress_counts_the_same_passes_whatever_is_found():
+def test_progress_counts_the_same_samples_whatever_is_found():
     for scores in ([0.95, 0.95], [0.1, 0.1]):
         calls = []
         detector = detector_of(TWO, scores, [0, 1])
-        list(audit(detector, [box_sample(TWO, [0, 1])] * 2, AuditConfig(n_samples=3), on_pass=partial(calls.append, 1)))
+        list(
+            audit(detector, [box_sample(TWO, [0, 1])] * 2, AuditConfig(n_samples=3), on_sample=partial(calls.append, 1))
+        )
         assert len(calls) == 6
 
 
@@ -135,5 +187,5 @@ def test_image_of_the_sample_is_not_touched():
     ],
 )
 def test_settings_out_of_range(settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserInputError, match=message):
         AuditConfig(**settings)

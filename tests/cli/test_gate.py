@@ -1,5 +1,6 @@
 """``odsg gate``, ``odsg baseline accept`` and ``odsg calibrate``, as they are typed."""
 
+import errno
 import json
 import os
 import re
@@ -12,10 +13,10 @@ from xml.etree import ElementTree
 import pytest
 from helpers.records import as_baseline, as_missed, bomb_npz, dropped, make_record, shifted, with_rows, write_with_maps
 
-from odsg_lightning.audit.files import MAX_JSON_BYTES, sha256_of
-from odsg_lightning.audit.gate import read_gate_config
-from odsg_lightning.audit.record import read_record, write_record
 from odsg_lightning.cli import main
+from odsg_lightning.files import MAX_JSON_BYTES, sha256_of
+from odsg_lightning.gate import read_gate_config
+from odsg_lightning.records.record import read_record, write_record
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +82,15 @@ def test_an_output_never_replaces_an_input(folder, option, name):
     assert {path.name: path.read_bytes() for path in folder.glob("*.json")} == before
 
 
+def test_the_old_name_of_recall_is_told(folder, capsys):
+    config = folder / "gate.yaml"
+    config.write_text("checks: {coverage: {margin: 0.02}}")
+    assert gate(folder, "same.json", "--config", config) == 2
+    assert "'coverage' (which is called 'recall' now)" in capsys.readouterr().err
+    config.write_text("checks: {recall: {margin: 0.02}}")
+    assert gate(folder, "same.json", "--config", config) == 0
+
+
 def test_outputs_do_not_replace_one_another(folder):
     assert gate(folder, "same.json", "--json", folder / "out", "--junit", folder / "out") == 2
 
@@ -102,6 +112,30 @@ def test_every_output_is_written(folder, capsys, monkeypatch):
     assert "--strips FOLDER" in capsys.readouterr().out
     gate(folder, "same.json")
     assert (folder / "summary.md").read_text().count("## odsg gate") == 2
+
+
+@pytest.mark.parametrize("option", ["--json", "--junit"])
+def test_an_output_in_a_folder_that_is_not_there_is_wrong_usage(folder, capsys, option):
+    assert gate(folder, "worse.json", option, folder / "none" / "out") == 2
+    assert "No such file or directory" in capsys.readouterr().err
+
+
+def test_a_summary_in_a_folder_that_is_not_there_is_wrong_usage(folder, capsys, monkeypatch):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder / "none" / "summary.md"))
+    assert gate(folder, "worse.json") == 2
+    assert "Expected to append the summary to" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_no_regression_and_no_mistake_of_usage(folder, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert gate(folder, "same.json", "--json", folder / "out.json") == 74
+    assert "out.json, but No space left on device" in capsys.readouterr().err
+    assert accept(folder) == 74
+    assert main(["report", str(folder / "same.json"), "-o", str(folder / "page.html")]) == 74
+    assert sorted(path.name for path in folder.iterdir()) == ["baseline.json", "same.json", "worse.json"]
 
 
 def test_pictures_are_written_and_named(tmp_path, capsys):
@@ -168,7 +202,7 @@ BROKEN = {
     "empty": (text(lambda good: ""), "it is empty"),
     "truncated": (text(lambda good: good[: len(good) // 2]), "Is it truncated?"),
     "binary": (lambda path, good: path.write_bytes(b"\x80\x02\xff"), "codec can't decode"),
-    "another schema": (edited(lambda c: c.update(schema="odsg-audit-record/2")), "not 'odsg-audit-record/1'"),
+    "another schema": (edited(lambda c: c.update(schema="odsg-audit-record/3")), "not 'odsg-audit-record/2'"),
     "a list": (text(lambda good: "[]"), "Expected an audit record"),
     "NaN for null": (text(lambda good: good.replace("0.", "NaN, 0.", 1)), "NaN"),
     "NaN in IOF": (
@@ -279,14 +313,17 @@ def test_accepting_prints_what_changed(folder, capsys):
     assert accept(folder, output="baseline.json") == 0
     text = capsys.readouterr().out
     assert "iof/object: 0.611 -> 0.411" in text
-    assert "coverage: 1.000 -> 1.000" in text
+    assert "recall: 1.000 -> 1.000" in text
     assert [entry["reason"] for entry in read_record(folder / "baseline.json").accepted] == ["first model", "new data"]
     assert gate(folder, "worse.json") == 0
     assert accept(folder, candidate="same.json") == 0
     assert "iof/object: 0.611\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("value", "code"), [("true", 2), ("1", 2), ("yes", 2), ("", 0), ("false", 0), ("0", 0)])
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [*((yes, 2) for yes in ("true", "1", "yes")), *((no, 0) for no in ("", "false", "0", "no", "off"))],
+)
 def test_nothing_is_accepted_in_ci(folder, capsys, monkeypatch, value, code):
     monkeypatch.setenv("CI", value)
     assert accept(folder) == code
@@ -327,10 +364,12 @@ def test_margins_are_printed_and_written(audits, tmp_path, capsys):
     output = tmp_path / "gate.yaml"
     assert main(["calibrate", *map(str, audits), "-o", str(output)]) == 0
     captured = capsys.readouterr()
-    lines = {line.split()[0]: line.split()[1:] for line in captured.out.splitlines() if line.startswith(("iof", "cov"))}
+    lines = {
+        line.split()[0]: line.split()[1:] for line in captured.out.splitlines() if line.startswith(("iof", "recall"))
+    }
     config = read_gate_config(output)
     assert float(lines["iof/object"][2]) == config.checks["iof/object"].margin.amount >= 0.01
-    assert lines["coverage"] == ["0.000", "0.000", "0.010"]
+    assert lines["recall"] == ["0.000", "0.000", "0.010"]
     assert "noise of the seeds alone" in captured.out
     assert not captured.err
     main(["baseline", "accept", str(audits[0]), "-o", str(tmp_path / "baseline.json"), "--reason", "x"])
@@ -379,7 +418,7 @@ def test_ten_thousand_objects_take_little_memory(tmp_path):
     # Not ru_maxrss, which a process takes over from the one that started it.
     peak = "next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))"
     code = f"import sys; from odsg_lightning.cli import main; main({arguments}); print({peak}, 'torch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600)
     kibibytes, has_torch = found.stdout.splitlines()[-1].split()
     assert "PASS: 10000 objects in 2500 images." in found.stdout
     assert int(kibibytes) < 500 * 1024

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from helpers.coco_files import CocoFiles, annotation_record, image_record, rectangle
 
-from odsg_lightning.data.coco import check_images, read_coco, segmentation_mask
+from odsg_lightning.data.coco import check_images, read_coco
+from odsg_lightning.data.coco_masks import segmentation_mask
+from odsg_lightning.errors import BrokenInputError, MissingFileError
 
 
 @pytest.fixture
@@ -98,7 +100,9 @@ def test_bad_annotation_is_named_or_skipped(files, name, caplog):
     record, message = BAD_ANNOTATIONS[name]
     files.annotations = [record, annotation_record(12, 2)]
 
-    with pytest.raises(ValueError, match=f"(?s)Expected all records of .*instances.json.*1 problem\\..*{message}"):
+    with pytest.raises(
+        BrokenInputError, match=f"(?s)Expected all records of .*instances.json.*1 problem\\..*{message}"
+    ):
         read(files)
 
     with caplog.at_level(logging.WARNING):
@@ -112,7 +116,7 @@ def test_bad_annotation_is_named_or_skipped(files, name, caplog):
 def test_repeated_annotation_id(files):
     files.annotations = [annotation_record(11, 1), annotation_record(11, 2)]
 
-    with pytest.raises(ValueError, match=r"annotation id 11 \(image id 2.*annotation ids to be unique"):
+    with pytest.raises(BrokenInputError, match=r"annotation id 11 \(image id 2.*annotation ids to be unique"):
         read(files)
     assert [len(image.annotations) for image in read(files, bad_records="skip").images] == [1, 0]
 
@@ -147,7 +151,7 @@ def test_bad_image_is_named_or_skipped_with_its_annotations(files, name):
     content["images"].insert(0, record)
     files.json.write_text(json.dumps(content))
 
-    with pytest.raises(ValueError, match=rf"(?s)1 problem\..*{message}"):
+    with pytest.raises(BrokenInputError, match=rf"(?s)1 problem\..*{message}"):
         read_coco(files.json, files.images_dir)
     coco = read_coco(files.json, files.images_dir, bad_records="skip")
     assert [(image.id, len(image.annotations)) for image in coco.images] == [(2, 2)]
@@ -157,12 +161,12 @@ def test_missing_image_files(files):
     files.write()
     (files.images_dir / "1.png").unlink()
 
-    with pytest.raises(FileNotFoundError, match=r"image id 1 \(file_name '1\.png'\): expected a file .*1\.png, but"):
+    with pytest.raises(MissingFileError, match=r"image id 1 \(file_name '1\.png'\): expected a file .*1\.png, but"):
         read_coco(files.json, files.images_dir)
     assert [i.id for i in read_coco(files.json, files.images_dir, bad_records="skip").images] == [2]
 
     (files.images_dir / "2.png").unlink()
-    with pytest.raises(ValueError, match=r"(?s)at least one usable image, but all were skipped\..*image id 1 "):
+    with pytest.raises(BrokenInputError, match=r"(?s)at least one usable image, but all were skipped\..*image id 1 "):
         read_coco(files.json, files.images_dir, bad_records="skip")
 
 
@@ -173,7 +177,7 @@ def test_file_names_that_no_file_system_takes_are_missing(files, name):
     content["images"][0]["file_name"] = name
     files.json.write_text(json.dumps(content))
 
-    with pytest.raises(FileNotFoundError, match=r"expected a file .* but there is none"):
+    with pytest.raises(MissingFileError, match=r"expected a file .* but there is none"):
         read_coco(files.json, files.images_dir)
 
 
@@ -193,7 +197,7 @@ def test_file_names_that_no_file_system_takes_are_missing(files, name):
 def test_what_no_skipping_cures(files, bad_records, part, records, message):
     setattr(files, part, records)
 
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(BrokenInputError, match=message) as caught:
         read(files, bad_records=bad_records)
     assert 'bad_records="skip"' not in str(caught.value)
 
@@ -201,7 +205,7 @@ def test_what_no_skipping_cures(files, bad_records, part, records, message):
 def test_ten_problems_are_shown_and_the_rest_counted(files):
     files.annotations = [annotation_record(i, 1, category_id=5) for i in range(1, 14)]
 
-    with pytest.raises(ValueError, match="13 problems") as caught:
+    with pytest.raises(BrokenInputError, match="13 problems") as caught:
         read(files)
     assert str(caught.value).count("annotation id") == 10
     assert str(caught.value).endswith("... and 3 more")
@@ -214,27 +218,36 @@ def test_ten_problems_are_shown_and_the_rest_counted(files):
         ("", "but it is empty"),
         ("  \n", "but it is empty"),
         ('{"images": [,]}', "Expecting value at line 1, column 13"),
-        ('{"images": [{"id": 1},\n{"id', r"at line 2, column 2\. It seems to be truncated"),
+        ('{"images": [{"id": 1},\n{"id', r"at line 2, column 2\. Is it truncated\?"),
         ("[]", r"top level of .* but got a list.*detection results"),
         ("3", "but got a int"),
         ('{"images": []}', r"a list named 'annotations', but it has only \['images'\]"),
         ('{"images": {}, "annotations": [], "categories": []}', "a list named 'images', but got a dict"),
-        ("[" * 100_000, "to be a COCO JSON file, but"),
-        ('{"images": ' + "1" * 5000 + "}", "to be a COCO JSON file, but"),
+        ("[" * 100_000, "Expected a COCO JSON file at .*, but"),
+        ('{"images": ' + "1" * 5000 + "}", "Expected a COCO JSON file at .*, but"),
     ],
 )
 def test_broken_json(files, text, message):
     files.write().json.write_text(text)
 
-    with pytest.raises(ValueError, match=f"(?s){message}"):
+    with pytest.raises(BrokenInputError, match=f"(?s){message}"):
         read_coco(files.json, files.images_dir)
 
 
 def test_json_that_is_not_text(files):
     files.write().json.write_bytes(b"\xff\xfe\x00\xd8{")
 
-    with pytest.raises(ValueError, match=r"instances\.json to be a COCO JSON file, but"):
+    with pytest.raises(BrokenInputError, match=r"Expected a COCO JSON file at .*instances\.json, but"):
         read_coco(files.json, files.images_dir)
+
+
+def test_what_strict_readers_refuse_is_accepted_where_nothing_is_read_of_it(files):
+    files.write()
+    text = files.json.read_text().replace('"id": 1,', '"id": 1, "score": NaN, "note": 1, "note": 2,', 1)
+    files.json.write_text(text)
+
+    assert "NaN" in text
+    assert len(read_coco(files.json, files.images_dir).images) == 2
 
 
 def test_byte_order_mark_is_accepted(files):
@@ -246,11 +259,11 @@ def test_byte_order_mark_is_accepted(files):
 def test_missing_json_folder_instead_of_json_and_missing_folder(files):
     files.write()
 
-    with pytest.raises(FileNotFoundError, match=r"Expected a COCO JSON file at .*none\.json, but there is none"):
+    with pytest.raises(MissingFileError, match=r"Expected a COCO JSON file at .*none\.json, but No such file"):
         read_coco(files.folder / "none.json", files.images_dir)
-    with pytest.raises(ValueError, match="but it is a folder"):
+    with pytest.raises(BrokenInputError, match="but it is a folder"):
         read_coco(files.folder, files.images_dir)
-    with pytest.raises(FileNotFoundError, match=r"in a folder .*nowhere, but there is none"):
+    with pytest.raises(MissingFileError, match=r"in a folder .*nowhere, but there is none"):
         read_coco(files.json, files.folder / "nowhere")
 
 
@@ -275,7 +288,7 @@ def test_check_images_names_all_broken_ones(files):
     path = files.images_dir / "2.png"
     path.write_bytes(path.read_bytes()[:100])
     (files.images_dir / "4.png").write_bytes((files.images_dir / "1.png").read_bytes()[:1] + b"no image")
-    with pytest.raises(ValueError, match=r"(?s)all 4 images of .* but 2 are not:.*image id 2: .*image id 4: "):
+    with pytest.raises(BrokenInputError, match=r"(?s)all 4 images of .* but 2 are not:.*image id 2: .*image id 4: "):
         check_images(coco)
 
 
@@ -285,16 +298,14 @@ def test_check_images_finds_a_wrong_size(files):
     content["images"][0]["height"] = 31
     files.json.write_text(json.dumps(content))
 
-    with pytest.raises(ValueError, match=r"image id 1: .*to have height 31 and width 40.*but got height 30"):
+    with pytest.raises(BrokenInputError, match=r"image id 1: .*to have height 31 and width 40.*but got height 30"):
         check_images(read_coco(files.json, files.images_dir))
 
 
-@pytest.mark.coco
-def test_real_coco(coco_tiny):
+def test_a_whole_data_set_is_read_as_pycocotools_reads_it(whole):
     from pycocotools.coco import COCO
 
-    path = coco_tiny / "annotations/instances_val2017.json"
-    coco, reference = read_coco(path, coco_tiny / "val2017"), COCO(str(path))
+    coco, reference = read_coco(whole.val_annotations, whole.val_images), COCO(str(whole.val_annotations))
 
     assert list(coco.category_ids) == sorted(reference.getCatIds())
     assert [image.id for image in coco.images] == sorted(reference.getImgIds())
@@ -305,7 +316,8 @@ def test_real_coco(coco_tiny):
             x, y, w, h = raw["bbox"]
             assert annotation.box == pytest.approx((x, y, x + w, y + h))
             assert coco.category_ids[annotation.label] == raw["category_id"]
-            assert np.array_equal(segmentation_mask(annotation, image.height, image.width), reference.annToMask(raw))
+            mask = segmentation_mask(annotation.segmentation, image.height, image.width)
+            assert np.array_equal(mask, reference.annToMask(raw))
             count += 1
     assert count == len(reference.anns)
     check_images(coco)

@@ -6,12 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as mask_utils
 
-from odsg_lightning.data.coco import Annotation, segmentation_mask
-from odsg_lightning.data.coco_masks import rle_counts, segmentation_problem
-
-
-def mask_of(segmentation, height=30, width=40):
-    return segmentation_mask(Annotation(1, 3, 0, (0, 0, 1, 1), False, segmentation), height, width)
+from odsg_lightning.data.coco_masks import rle_counts, segmentation_mask, segmentation_problem
 
 
 def test_polygon_mask_by_hand():
@@ -19,7 +14,7 @@ def test_polygon_mask_by_hand():
     expected[2:5, 10:14] = True
     expected[20:25, 1:3] = True
 
-    mask = mask_of(rectangle(10, 2, 4, 3) + rectangle(1, 20, 2, 5))
+    mask = segmentation_mask(rectangle(10, 2, 4, 3) + rectangle(1, 20, 2, 5), 30, 40)
 
     assert mask.dtype == np.bool_
     assert np.array_equal(mask, expected)
@@ -28,7 +23,7 @@ def test_polygon_mask_by_hand():
 def test_rle_runs_down_the_columns():
     expected = np.array([[0, 1, 0], [1, 1, 0]], dtype=bool)
 
-    assert np.array_equal(mask_of({"size": [2, 3], "counts": [1, 3, 2]}, 2, 3), expected)
+    assert np.array_equal(segmentation_mask({"size": [2, 3], "counts": [1, 3, 2]}, 2, 3), expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -37,18 +32,18 @@ def test_compressed_rle_agrees_with_pycocotools(mask):
     encoded = mask_utils.encode(np.asfortranarray(mask, dtype=np.uint8))
     height, width = mask.shape
 
-    assert np.array_equal(mask_of(encoded, height, width), mask)
+    assert np.array_equal(segmentation_mask(encoded, height, width), mask)
     as_in_json = {"size": [height, width], "counts": encoded["counts"].decode()}
-    assert np.array_equal(mask_of(as_in_json, height, width), mask)
+    assert np.array_equal(segmentation_mask(as_in_json, height, width), mask)
     uncompressed = {"size": [height, width], "counts": rle_counts(encoded["counts"])}
     assert np.array_equal(mask_utils.decode(mask_utils.frPyObjects(uncompressed, height, width)).astype(bool), mask)
 
 
 def test_mask_of_nothing_or_of_a_wrong_size_is_an_error():
-    with pytest.raises(ValueError, match="annotation id 1 to have a segmentation, but it has none"):
-        mask_of(None)
-    with pytest.raises(ValueError, match=r"Annotation id 1: expected the size of its RLE to be \[5, 5\]"):
-        mask_of({"size": [30, 40], "counts": [100, 5, 1095]}, 5, 5)
+    with pytest.raises(ValueError, match=r"^Expected segmentation to be polygons or RLE, but got None\.$"):
+        segmentation_mask(None, 30, 40)
+    with pytest.raises(ValueError, match=r"^Expected the size of its RLE to be \[5, 5\], but got \[30, 40\]\.$"):
+        segmentation_mask({"size": [30, 40], "counts": [100, 5, 1095]}, 5, 5)
 
 
 @settings(max_examples=50, deadline=None)
@@ -59,4 +54,4 @@ def test_mask_of_nothing_or_of_a_wrong_size_is_an_error():
 def test_any_json_is_either_refused_or_rasterised(value):
     problem = segmentation_problem(value, 30, 40)
 
-    assert isinstance(problem, str) or mask_of(value).shape == (30, 40)
+    assert isinstance(problem, str) or segmentation_mask(value, 30, 40).shape == (30, 40)

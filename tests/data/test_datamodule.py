@@ -1,4 +1,4 @@
-from pathlib import Path
+import json
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 from lightning import LightningModule, Trainer
 
 from odsg_lightning import CocoDetectionDataModule
+from odsg_lightning.errors import BrokenInputError, MissingFileError, UserInputError
 
 
 class Recorder(LightningModule):
@@ -61,7 +62,7 @@ def test_validation_needs_no_training_files(train, val, tmp_path):
 
     trainer(tmp_path).validate(Recorder(), data, verbose=False)
 
-    with pytest.raises(FileNotFoundError, match="Expected a COCO JSON file"):
+    with pytest.raises(MissingFileError, match="Expected a COCO JSON file"):
         trainer(tmp_path).fit(Recorder(), data)
 
 
@@ -70,13 +71,13 @@ def test_broken_image_is_found_before_the_first_step(train, val, tmp_path):
     path = train.images_dir / "2.png"
     path.write_bytes(path.read_bytes()[:80])
 
-    with pytest.raises(ValueError, match=r"(?s)1 are not:.*image id 2: "):
+    with pytest.raises(BrokenInputError, match=r"(?s)1 are not:.*image id 2: "):
         trainer(tmp_path).fit(model, data)
     assert model.seen == []
 
     trainer(tmp_path).validate(model, data, verbose=False)
     data.check_images = False
-    with pytest.raises(ValueError, match=r"2\.png to be a complete image file"):
+    with pytest.raises(BrokenInputError, match=r"2\.png to be a complete image file"):
         trainer(tmp_path).fit(model, data)
 
 
@@ -103,21 +104,23 @@ def test_categories_are_known_before_setup(train, val):
 def test_categories_must_agree(train, val):
     train.categories = [*train.categories, {"id": 9, "name": "cow"}]
 
-    with pytest.raises(ValueError, match=r"(?s)same categories, but \['9: cow'\] in training only, and \[\] in val"):
+    with pytest.raises(
+        BrokenInputError, match=r"(?s)same categories, but \['9: cow'\] in training only, and \[\] in val"
+    ):
         make_data(train, val).setup("fit")
 
 
 def test_nothing_to_train_on(train, val):
     train.annotations = []
 
-    with pytest.raises(ValueError, match=r"an object to train on, but each of its 2 images is empty"):
+    with pytest.raises(BrokenInputError, match=r"an object to train on, but each of its 2 images is empty"):
         make_data(train, val).setup("fit")
 
 
 def test_bad_records_are_errors_or_skipped(train, val):
     train.annotations.append(annotation_record(13, 1, bbox=[1, 1, 0, 0]))
 
-    with pytest.raises(ValueError, match="annotation id 13"):
+    with pytest.raises(BrokenInputError, match="annotation id 13"):
         make_data(train, val).setup("fit")
     data = make_data(train, val, bad_records="skip")
     data.setup("fit")
@@ -140,7 +143,7 @@ def test_bad_records_are_errors_or_skipped(train, val):
     ],
 )
 def test_arguments_out_of_range(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserInputError, match=message):
         CocoDetectionDataModule("a.json", "a", "b.json", "b", **options)
 
 
@@ -165,13 +168,12 @@ def test_arguments_come_from_yaml(train, val):
     assert [sample.image_id for sample in data.audit_samples()] == [2]
 
 
-@pytest.mark.coco
-def test_real_coco(coco_tiny: Path):
+def test_a_whole_data_set(whole):
     data = CocoDetectionDataModule(
-        coco_tiny / "annotations/instances_train2017.json",
-        coco_tiny / "train2017",
-        coco_tiny / "annotations/instances_val2017.json",
-        coco_tiny / "val2017",
+        whole.train_annotations,
+        whole.train_images,
+        whole.val_annotations,
+        whole.val_images,
         min_size=[200, 240],
         min_size_eval=240,
         max_size=400,
@@ -180,8 +182,9 @@ def test_real_coco(coco_tiny: Path):
     data.prepare_data()
     data.setup("fit")
 
-    assert data.num_classes == 80
-    assert data.category_names[0] == "person"
+    categories = json.loads(whole.val_annotations.read_text())["categories"]
+    assert data.category_names == [category["name"] for category in sorted(categories, key=lambda c: c["id"])]
+    assert data.num_classes == len(categories)
     batch = next(iter(data.train_dataloader()))
     for sample in batch:
         height, width = sample["image"].shape[1:]

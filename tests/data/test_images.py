@@ -8,6 +8,7 @@ from helpers.coco_files import gradient_image
 from PIL import Image
 
 from odsg_lightning.data.images import load_image
+from odsg_lightning.errors import BrokenInputError, MissingFileError
 
 ROTATED_90 = 6  # EXIF: turn by 90 degrees clockwise to see it upright
 
@@ -124,7 +125,7 @@ def test_exif_rotation_is_left_out_if_only_the_stored_size_fits(tmp_path):
 def test_size_that_fits_neither_way(tmp_path):
     path = _rotated(tmp_path)
 
-    with pytest.raises(ValueError, match=r"a\.png to have height 5 and width 6, .* but got height 6 and width 4"):
+    with pytest.raises(BrokenInputError, match=r"a\.png to have height 5 and width 6, .* but got height 6 and width 4"):
         load_image(path, (5, 6))
 
 
@@ -134,7 +135,9 @@ def test_truncated_file(tmp_path, suffix):
     path = _save(tmp_path / f"a.{suffix}", Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)))
     path.write_bytes(path.read_bytes()[:-2000])
 
-    with pytest.raises(ValueError, match=rf"Expected .*a\.{suffix} to be a complete image file, but reading it failed"):
+    with pytest.raises(
+        BrokenInputError, match=rf"Expected .*a\.{suffix} to be a complete image file, but reading it failed"
+    ):
         load_image(path)
 
 
@@ -143,14 +146,14 @@ def test_not_an_image(tmp_path, content):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
 
-    with pytest.raises(ValueError, match=r"a\.jpg to be a complete image file"):
+    with pytest.raises(BrokenInputError, match=r"a\.jpg to be a complete image file"):
         load_image(path)
 
 
 def test_folder_and_missing_file(tmp_path):
-    with pytest.raises(ValueError, match="to be a complete image file"):
+    with pytest.raises(BrokenInputError, match="to be a complete image file"):
         load_image(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"Expected an image file at .*none\.jpg"):
+    with pytest.raises(MissingFileError, match=r"Expected an image file at .*none\.jpg"):
         load_image(tmp_path / "none.jpg")
 
 
@@ -161,7 +164,7 @@ def test_folder_and_missing_file(tmp_path):
 def test_pixels_without_a_known_range(tmp_path, mode, colour, message):
     path = _save(tmp_path / "a.tif", Image.new(mode, (2, 2), colour))
 
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(BrokenInputError, match=message):
         load_image(path)
 
 
@@ -173,5 +176,5 @@ def test_decompression_bomb(tmp_path, monkeypatch, pixels, filter_):
 
     with warnings.catch_warnings():
         warnings.simplefilter(filter_)
-        with pytest.raises(ValueError, match=r"(?s)a\.png.*exceed"):
+        with pytest.raises(BrokenInputError, match=r"(?s)a\.png.*exceed"):
             load_image(path)

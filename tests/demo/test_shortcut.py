@@ -6,21 +6,33 @@ from pathlib import Path
 
 import pytest
 
-from odsg_lightning.audit.record import read_record
 from odsg_lightning.cli import main
 from odsg_lightning.demo import shortcut
 from odsg_lightning.demo.shortcut_models import make_shortcut_data
+from odsg_lightning.records.record import AuditRecord, read_record
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "shortcut.py"
 
 
 @pytest.fixture
-def few_images(monkeypatch):
-    monkeypatch.setattr(shortcut, "make_shortcut_data", partial(make_shortcut_data, n_train=400, n_val=40))
+def few_images(request, monkeypatch):
+    n_train = getattr(request, "param", 400)
+    monkeypatch.setattr(shortcut, "make_shortcut_data", partial(make_shortcut_data, n_train=n_train, n_val=40))
 
 
 def commands(printed: str) -> list[list[str]]:
     return [shlex.split(line)[2:] for line in printed.splitlines() if line.startswith("$ odsg ")]
+
+
+def mean_share_on_the_object(record: AuditRecord) -> float:
+    """Of the objects that were detected again: which those are hangs on the last bits of a training, and so on the CPU.
+
+    An object that was detected again in none of the three noise samples has no maps; each of the others has.
+    """
+    detected = [row for row in record.objects if not row.missed]
+    again = [row.object_iof for row in detected if row.matched_samples]
+    assert len(again) >= 0.8 * len(detected) > 0
+    return sum(again) / len(again)
 
 
 @pytest.mark.slow
@@ -38,8 +50,7 @@ def test_the_gate_refuses_the_detector_that_reads_the_frames(few_images, tmp_pat
     result = json.loads((tmp_path / "gate.json").read_text())
     assert result["verdict"] == "regression"
     baseline, candidate = read_record(tmp_path / "baseline.json"), read_record(tmp_path / "audits" / "shortcut.json")
-    means = [[row.object_iof for row in record.objects if not row.missed] for record in (baseline, candidate)]
-    assert sum(means[1]) / len(means[1]) < 0.6 * sum(means[0]) / len(means[0])
+    assert mean_share_on_the_object(candidate) < 0.6 * mean_share_on_the_object(baseline)
     assert (tmp_path / "report.html").is_file()
     assert 1 <= len(list((tmp_path / "strips").glob("*.png"))) <= 15
 
@@ -54,7 +65,8 @@ def test_the_gate_refuses_the_detector_that_reads_the_frames(few_images, tmp_pat
 
 
 @pytest.mark.slow
-def test_detectors_that_find_nothing_prove_nothing_and_another_run_writes_anew(few_images, tmp_path, capsys):
+@pytest.mark.parametrize("few_images", [16], indirect=True)
+def test_detectors_that_find_nothing_prove_nothing_and_another_run_writes_again(few_images, tmp_path, capsys):
     for _ in range(2):
         assert shortcut.run_shortcut(main, tmp_path, steps=1) == 1
         assert "The gate does not refuse it (exit code 3)" in " ".join(capsys.readouterr().out.split())
@@ -98,7 +110,7 @@ def test_the_example_runs(tmp_path, capsys, monkeypatch):
     spec = importlib.util.spec_from_file_location("shortcut_example", EXAMPLE)
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
-    code = example.main(["--output", str(tmp_path / "there"), "--steps", "2", "--images", "16"])
+    code = example.main(["--output", str(tmp_path / "there"), "--steps", "2", "--images", "16", "--val-images", "24"])
     assert code == 3  # after two steps nothing is detected
     printed = capsys.readouterr().out
     assert "shortcut: AP50 0." in printed

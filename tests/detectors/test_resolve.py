@@ -9,6 +9,7 @@ from torch import nn
 from odsg_lightning import resolve_adapter
 from odsg_lightning.detectors.build import build_detector, load_config
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
+from odsg_lightning.errors import UserInputError
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +44,13 @@ def test_one_model_under_two_names_is_one(detector):
 
 def test_two_models_are_refused(detector):
     other = build_detector(load_config("faster_rcnn_tiny"))
-    with pytest.raises(ValueError, match=r"exactly one .* but found 2 \(RetinaNet, GeneralizedRCNN\)"):
+    with pytest.raises(UserInputError, match=r"exactly one .* but found 2 \(RetinaNet, GeneralizedRCNN\)"):
         resolve_adapter(Plain(detector, other))
 
 
 @pytest.mark.parametrize("what", [Plain(nn.Linear(1, 1)), "a string", None])
 def test_nothing_to_audit_is_refused_with_what_to_do(what):
-    with pytest.raises(ValueError, match=r"but found none. Give it a method `detect"):
+    with pytest.raises(UserInputError, match=r"but found none. Give it a method `detect"):
         resolve_adapter(what)
 
 

@@ -10,8 +10,11 @@ import os
 import random
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -23,6 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers.runs import module_like, quick_audit, shapes_data, trainer_with
 
 from odsg_lightning import resolve_adapter
+from odsg_lightning.audit.config import AuditConfig
+from odsg_lightning.audit.loop import audit
+from odsg_lightning.audit.measure import AuditedObject
 from odsg_lightning.detectors.build import build_detector, load_config
 
 TWO_PROCESSES = {"strategy": "ddp", "devices": 2}
@@ -70,6 +76,32 @@ def digest(value: Any) -> str:
     return found.hexdigest()
 
 
+@contextmanager
+def noting_what_is_measured() -> Iterator[list[list[list[Any]]]]:
+    """Yield a list that gets, for each audit, image id, annotation id and the bits of the values of each object.
+
+    Those of the objects that this process measures, in the audit itself and not under another seed.
+    """
+    found: list[list[list[Any]]] = []
+
+    def noted(detector: Any, samples: Any, config: AuditConfig, **options: Any) -> Iterator[AuditedObject]:
+        objects: list[list[Any]] = []
+        if config.seed == AuditConfig.seed:
+            found.append(objects)
+        for item in audit(detector, samples, config, **options):
+            if item.detected is not None:
+                objects.append([*item.key, bits(item.detected.iof)])
+            yield item
+
+    with patch("odsg_lightning.callback.distributed.audit", noted):
+        yield found
+
+
+def bits(values: torch.Tensor) -> str:
+    """The values as they are: a decimal number could be a rounded one."""
+    return values.numpy().tobytes().hex()
+
+
 def run(task: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Do one task, ``fit`` or ``validate``, and return what is to be compared."""
     seed_everything(7, verbose=False)
@@ -79,10 +111,12 @@ def run(task: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     for stage in module.detector.backbone.bottom_up.stages[-1:]:
         stage.append(nn.Dropout(0.2))  # so that the random states matter
     losses = Losses()
-    audit = quick_audit(**task["audit"], adapter=ADAPTERS[task["fails"]]) if task["audit"] is not None else None
-    trainer = trainer_with([losses, *([audit] if audit else [])], task["logs"] and Path(task["logs"]), **TWO_PROCESSES)
+    callback = quick_audit(**task["audit"], adapter=ADAPTERS[task["fails"]]) if task["audit"] is not None else None
+    trainer = trainer_with(
+        [losses, *([callback] if callback else [])], task["logs"] and Path(task["logs"]), **TWO_PROCESSES
+    )
     data = shapes_data(Path(settings["shapes"]), audit_images=task["audit_images"], check_images=False)
-    with warnings.catch_warnings(record=True) as warned:
+    with warnings.catch_warnings(record=True) as warned, noting_what_is_measured() as measured:
         warnings.simplefilter("always")
         getattr(trainer, task["entry"])(module, datamodule=data, **task["options"])
     if task["checkpoint"]:
@@ -94,7 +128,9 @@ def run(task: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         "weights": digest(module.state_dict()),
         "optimizer": digest([optimizer.state_dict() for optimizer in trainer.optimizers]),
         "random": digest([torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()]),
-        "n_failed": audit and audit.n_failed,
+        "n_failed": callback and callback.n_failed,
+        "measured": measured,
+        "per_object": [bits(values) for values in callback.iof.per_object()] if callback else None,
         "warnings": [str(warning.message) for warning in warned if warning.category is RuntimeWarning],
         "pid": os.getpid(),
     }

@@ -39,6 +39,39 @@ def full_size(name, **overrides):
     return model
 
 
+def first(candidates, wanted):
+    """Return the first candidate that is as wanted: what a half-trained detector finds differs between machines."""
+    for candidate in candidates:
+        if wanted(candidate):
+            return candidate
+    raise AssertionError("Expected one of the candidates to have what the test is about, but none has: take more.")
+
+
+def image_with(adapter, images, count):
+    """Return the first image in which a detector finds at least ``count`` objects that no border of it clips."""
+
+    def found(image):
+        with torch.no_grad():
+            return adapter.detect([image])[0]
+
+    return first(images, lambda image: len(unclipped(found(image), image)) >= count)
+
+
+def unclipped(detections, image):
+    """Return the indices of the detections that no border of the image clips, best first: their maps are defined."""
+    height, width = image.shape[1:]
+    x_min, y_min, x_max, y_max = detections.boxes.unbind(1)
+    inside = (x_min > 0) & (y_min > 0) & (x_max < width) & (y_max < height)
+    return [index for index in detections.scores.argsort(descending=True).tolist() if inside[index]]
+
+
+def cut_through(sample):
+    """Return the side of an image up to the middle of its first object, at a size that is not a multiple of 32."""
+    middle = int(sample.boxes[0, 0::2].mean())
+    image = sample.image[:, :115]
+    return (image[:, :, middle:] if middle < 64 else image[:, :, :middle]).double()
+
+
 def on_image(gradient, image):
     """Return a local gradient on the whole image, ``[5, 3, H, W]``."""
     full = image.new_zeros(len(gradient.values), *image.shape)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from helpers.records import make_record, with_rows
 
-from odsg_lightning.audit.record import AuditRecord
+from odsg_lightning.records.record import AuditRecord
 
 HOSTILE = (
     "</script><script>window.ran=1</script><img src=x onerror=window.ran=1>\"' onfocus=window.ran=1 x=\u202ecba\x07"

@@ -13,7 +13,7 @@ TWO = [[2, 2, 12, 12], [10, 8, 22, 20]]
 
 
 class SelfDetectingModule(LightningModule):
-    """Is its own detector, a linear one found again in every pass, and trains one number."""
+    """Is its own detector, a linear one found again in every noise sample, and trains one number."""
 
     def __init__(self, known: LinearDetector):
         super().__init__()
@@ -76,4 +76,6 @@ class DriftingModule(KnownModule):
 
 
 def known_audit(**settings: Any) -> ODSmoothGradCallback:
-    return ODSmoothGradCallback(**({"samples": [box_sample(TWO, [0, 1])], "n_samples": 2, "blur_sigma": 0} | settings))
+    return ODSmoothGradCallback(
+        **({"audit_samples": [box_sample(TWO, [0, 1])], "n_samples": 2, "blur_sigma": 0} | settings)
+    )

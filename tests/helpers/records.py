@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from odsg_lightning.audit.config import AuditConfig
-from odsg_lightning.audit.files import sha256_of
-from odsg_lightning.audit.maps_file import ObjectMaps, maps_writer
-from odsg_lightning.audit.record import AuditRecord, ObjectRow, write_record
+from odsg_lightning.files import sha256_of
 from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, PARAMETERS
+from odsg_lightning.records.maps_file import ObjectMaps, maps_writer
+from odsg_lightning.records.record import AuditRecord, ObjectRow, write_record
 
 SHARES = {"object": 1.0, "edge": 0.5, "middle": 0.35, "opposite": 0.15}
 """Of an object's share, how much lies in each third."""
@@ -51,7 +51,7 @@ def make_record(
         object_sd: how much the objects of one image differ.
         audit_seed: of the noise of the audit; 0 for the fingerprint's ``seed``, too.
         seed_sd: how much an object's value differs between two audits, beside what is common to its image (a third).
-        match_rate: share of passes in which a detection is found again.
+        match_rate: share of the noise samples in which a detection is found again.
         fingerprint: entries that differ from the usual ones.
         **parts: of :class:`AuditRecord`.
     """
@@ -62,7 +62,7 @@ def make_record(
     easy, blank = world.random(count), world.random(count) < undefined
     measured = truth + seed_sd * (noise.standard_normal(n_images)[image] / 3 + noise.standard_normal(count))
     per_map = measured[:, None] + seed_sd * noise.standard_normal((count, len(PARAMETERS))) / 2
-    passes = noise.binomial(20, match_rate, count) if match_rate < 1 else np.full(count, 20)
+    matched = noise.binomial(20, match_rate, count) if match_rate < 1 else np.full(count, 20)
     rows = []
     for index in range(count):
         base = ObjectRow(
@@ -84,7 +84,7 @@ def make_record(
                 iou=0.8,
                 score=0.95,
                 box=(10.0, 20.0, 60.0, 80.0),
-                matched_passes=int(passes[index]),
+                matched_samples=int(matched[index]),
                 n_samples=20,
                 iof=shares,
             )

@@ -14,11 +14,11 @@ from odsg_lightning.demo.shapes import make_shapes
 EVERY_TAG = {
     *(f"iof/{p}/{r}" for p in ("x_min", "y_min", "x_max", "y_max") for r in ("edge", "middle", "opposite", "object")),
     *("iof/score/object", "iof/object", "iof/edge", "iof/middle", "iof/opposite"),
-    *(f"audit/{name}" for name in ("coverage", "n_objects", "n_undefined", "match_rate", "samples_per_object")),
+    *(f"audit/{name}" for name in ("recall", "n_objects", "n_undefined", "match_rate", "samples_per_object")),
     *("audit/seconds", "audit/n_failed"),
     *(
         f"{kind}/{name}"
-        for kind in ("drift", "drift_ref", "drift_floor")
+        for kind in ("drift", "drift_ref", "drift_noise")
         for name in (
             *(
                 f"{p}/{m}"
@@ -53,7 +53,7 @@ def module_like(model: torch.nn.Module, **settings: Any) -> DetectionModule:
 
 
 def quick_audit(**settings: Any) -> ODSmoothGradCallback:
-    """An audit of few passes that pairs detections of a half-trained detector."""
+    """An audit of few noise samples that pairs detections of a half-trained detector."""
     return ODSmoothGradCallback(**({"n_samples": 2, "score_threshold": 0.3} | settings))
 
 

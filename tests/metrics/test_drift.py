@@ -29,23 +29,27 @@ def test_golden_pearson_and_mask_iou_by_hand():
     # 2 x 2 maps (1, 0, 0, 1) and (1, 0, 0, 0), means 1/2 and 1/4: covariance sum 1/2, variance sums 1 and 3/4.
     # The foregrounds share one pixel of two.
     found = compared(five([[1, 0], [0, 1]]), five([[1, 0], [0, 0]]))
-    assert found["pearson"].tolist() == pytest.approx([0.5 / math.sqrt(0.75)] * 5, abs=1e-15)
+    assert found["pearson"].tolist() == pytest.approx([1 - 0.5 / math.sqrt(0.75)] * 5, abs=1e-15)
     assert found["mask_iou"].tolist() == [0.5] * 5
+    # Of three pixels they share one: an IoU of 1/3, a distance of 2/3.
+    found = compared(five([[1, 1], [0, 0]]), five([[1, 0], [1, 0]]))
+    assert found["mask_iou"].tolist() == pytest.approx([2 / 3] * 5, abs=1e-15)
     # The opposite map: correlation -1, nothing in common.
     found = compared(five([[1, 0], [0, 1]]), five([[0, 1], [1, 0]]))
-    assert found["pearson"].tolist() == pytest.approx([-1] * 5, abs=1e-15)
-    assert found["mask_iou"].tolist() == [0] * 5
+    assert found["pearson"].tolist() == pytest.approx([2] * 5, abs=1e-15)
+    assert found["mask_iou"].tolist() == [1] * 5
 
 
 def test_golden_ssim_by_hand():
-    # One window, both maps the same everywhere: means 1 and 1 (of their maxima), no variance: 1. With one dot at the
-    # window's centre, of weight w, against a constant 1: means w and 1, variance w - w^2 and 0, covariance 0.
+    # One window, both maps the same everywhere: means 1 and 1 (of their maxima), no variance: SSIM 1, a distance of 0.
+    # With one dot at the window's centre, of weight w, against a constant 1: means w and 1, variance w - w^2 and 0,
+    # covariance 0.
     constant, dot = torch.ones(11, 11, dtype=torch.float64), torch.zeros(11, 11, dtype=torch.float64)
     dot[5, 5] = 1
-    assert compared(five(constant), five(3 * constant))["ssim"].tolist() == [1] * 5
+    assert compared(five(constant), five(3 * constant))["ssim"].tolist() == [0] * 5
     w = 1 / sum(math.exp(-(x * x + y * y) / 4.5) for x in range(-5, 6) for y in range(-5, 6))
     expected = (2 * w + 1e-4) * 9e-4 / ((w * w + 1 + 1e-4) * (w - w * w + 9e-4))
-    assert compared(five(dot), five(constant))["ssim"].tolist() == pytest.approx([expected] * 5, abs=1e-14)
+    assert compared(five(dot), five(constant))["ssim"].tolist() == pytest.approx([1 - expected] * 5, abs=1e-14)
 
 
 def reference_ssim(first, second):
@@ -76,9 +80,9 @@ def test_equals_brute_force(seed, height, width, power):
     for index in range(5):
         a, b = first[index], second[index]
         mask_a, mask_b = a > 0.5 * a.max(), b > 0.5 * b.max()
-        expected = (np.corrcoef(a.ravel(), b.ravel())[0, 1], reference_ssim(a, b))
+        expected = (1 - np.corrcoef(a.ravel(), b.ravel())[0, 1], 1 - reference_ssim(a, b))
         assert (found["pearson"][index], found["ssim"][index]) == pytest.approx(expected, abs=1e-11)
-        assert found["mask_iou"][index] == (mask_a & mask_b).sum() / (mask_a | mask_b).sum()
+        assert found["mask_iou"][index] == 1 - (mask_a & mask_b).sum() / (mask_a | mask_b).sum()
 
 
 def random_objects(count, seed, size=25, dtype=torch.float32):
@@ -92,24 +96,49 @@ def test_agrees_with_torchmetrics_and_does_not_depend_on_scale_or_order():
     first, second, mask, other = random_objects(3, 0, dtype=torch.float64)
     values = map_drift(first, second, mask, other)
     expected = pearson_corrcoef(first.flatten(0, 1).flatten(1).T, second.flatten(0, 1).flatten(1).T)
-    torch.testing.assert_close(values[..., 0].flatten(), expected)
+    torch.testing.assert_close(values[..., 0].flatten(), 1 - expected)
     shares = [(one / one.amax((-2, -1), keepdim=True)).flatten(0, 1)[:, None] for one in (first, second)]
     _, everywhere = structural_similarity_index_measure(*shares, data_range=1.0, return_full_image=True)
-    torch.testing.assert_close(
-        values[..., 1].flatten(), everywhere[:, 0, 5:-5, 5:-5].mean((1, 2))
-    )  # no mirrored border
+    inside = everywhere[:, 0, 5:-5, 5:-5].mean((1, 2))  # no mirrored border
+    torch.testing.assert_close(values[..., 1].flatten(), 1 - inside)
     torch.testing.assert_close(map_drift(second * 1e-7, first * 3, other, mask), values)
 
 
-def test_equal_maps_are_exactly_one_and_single_precision_is_close_to_double():
+def test_equal_maps_are_exactly_zero_and_single_precision_is_close_to_double():
     first, second, mask, other = random_objects(4, 1)
-    assert torch.equal(map_drift(first, first, mask, mask), torch.ones(4, 5, 3))
+    assert torch.equal(map_drift(first, first, mask, mask), torch.zeros(4, 5, 3))
     double = map_drift(first.double(), second.double(), mask, other)
     assert double.dtype == torch.float64
     torch.testing.assert_close(map_drift(first, second, mask, other).double(), double, atol=2e-6, rtol=0)
     half = map_drift(first.half(), second.half(), mask, other)
     assert half.dtype == torch.float32
     torch.testing.assert_close(half.double(), double, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_equal_maps_are_exactly_zero_whatever_their_scale_and_precision(dtype):
+    maps, _, mask, _ = random_objects(3, 3)
+    for scale in (1e-3, 1.0, 1e3):
+        scaled = (maps * scale).to(dtype)
+        assert torch.equal(map_drift(scaled, scaled.clone(), mask, mask).double(), torch.zeros(3, 5, 3).double())
+
+
+def test_it_is_a_distance():
+    first, second, mask, other = random_objects(6, 4)
+    values = map_drift(first, second, mask, other)
+    most = torch.tensor([2.0, 2.0, 1.0])
+    assert (values > 0).all()
+    assert (values <= most).all()
+    torch.testing.assert_close(map_drift(second, first, other, mask), values)  # the same both ways
+    assert SaliencyDrift.higher_is_better is False
+
+
+def test_small_steps_of_single_precision_keep_their_digits():
+    # Two maps whose directions differ by an angle of 1e-3: 1 - cos = 5e-7, where 1 - r in single precision has 1.2e-7
+    # as its unit.
+    first = five([[3, 1], [2, 2]]).float()
+    second = five([[3, 1], [2.001, 1.999]]).float()
+    assert compared(first, second)["pearson"].tolist() == pytest.approx([5e-7] * 5, rel=1e-3)
 
 
 @pytest.mark.parametrize("side", [0, 1])
@@ -158,7 +187,7 @@ def test_class_equals_functional_over_updates_and_merges():
     other.update(*parts[0])
     metric.reset()
     metric.update(*parts[1])
-    metric.merge_state(other)
+    metric.flat_values.extend(other.flat_values)
     assert torch.equal(metric.per_object().sort(0).values, expected.sort(0).values)
     assert all(state.ndim == 1 for state in other.flat_values)
 

@@ -8,8 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from odsg_lightning.metrics.iof import IntersectionOverForeground, intersection_over_foreground, share_in_region
+from odsg_lightning.metrics.iof import (
+    IntersectionOverForeground,
+    intersection_over_foreground,
+    object_iof,
+    share_in_region,
+)
 from odsg_lightning.names import IOF_NAMES, PARAMETERS
+from odsg_lightning.saliency.masks import binarise
 
 
 def square_object(size=30):
@@ -122,6 +128,43 @@ def random_objects(count, seed, size=25):
     return maps, masks
 
 
+def test_an_object_whose_maps_are_binarised_already_has_the_same_values():
+    maps, masks = random_objects(4, 7)
+    maps[1, 2], maps[2, 4], maps[3] = 0.0, torch.nan, torch.inf  # undefined maps
+    for options in ({}, {"blur_sigma": 0.0, "threshold": 0.6}):
+        expected = intersection_over_foreground(maps, masks, **options)
+        assert expected.isnan().any()
+        for one, mask, values in zip(maps, masks, expected, strict=True):
+            found = object_iof(binarise(one, **options), mask)
+            assert (found.shape, found.dtype) == ((len(IOF_NAMES),), torch.float32)
+            assert torch.equal(found.nan_to_num(-1), values.nan_to_num(-1))
+
+
+def test_golden_object_by_hand():
+    # The foreground of x_min: two pixels in the left third, one in the middle, one outside; the other maps have none.
+    foreground = torch.zeros(5, 30, 30, dtype=torch.bool)
+    for row, column in ((6, 6), (14, 8), (10, 10), (0, 0)):
+        foreground[0, row, column] = True
+    found = by_name(object_iof(foreground, square_object()[0])[None])
+    shares = [found.pop(f"x_min/{region}") for region in ("edge", "middle", "opposite", "object")]
+    assert shares == [2 / 4, 1 / 4, 0, 3 / 4]
+    assert all(np.isnan(value) for value in found.values())
+
+
+def test_an_object_without_a_pixel_has_no_values():
+    with pytest.raises(ValueError, match="at least one pixel"):
+        object_iof(torch.ones(5, 8, 8, dtype=torch.bool), torch.zeros(8, 8, dtype=torch.bool))
+
+
+def test_maps_of_half_precision_and_with_a_graph_are_measured_too():
+    maps, masks = random_objects(2, 1)
+    expected = intersection_over_foreground(maps, masks)
+    assert torch.equal(intersection_over_foreground(maps.requires_grad_(), masks), expected)
+    for dtype in (torch.float16, torch.bfloat16):
+        rounded = intersection_over_foreground(maps.detach().to(dtype), masks)
+        torch.testing.assert_close(rounded, expected, atol=0.02, rtol=0)
+
+
 def test_class_equals_functional_over_several_updates():
     maps, masks = random_objects(5, 0)
     metric = IntersectionOverForeground()
@@ -217,9 +260,9 @@ def test_two_processes_with_uneven_shares():
     processes = [context.Process(target=_compute_shares, args=(rank, port, queue)) for rank in range(2)]
     for process in processes:
         process.start()
-    results = [queue.get(timeout=120) for _ in processes]
+    results = [queue.get(timeout=600) for _ in processes]
     for process in processes:
-        process.join(30)
+        process.join(600)
     maps, masks = random_objects(5, 0)
     for case, shares in enumerate(SHARES):
         indices = [index for share in shares for index in share]

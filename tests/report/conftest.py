@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.records import as_baseline, as_missed, as_undefined, dropped, make_record, with_rows, write_with_maps
 
-from odsg_lightning.audit.record import AuditRecord, ObjectRow
+from odsg_lightning.records.record import AuditRecord, ObjectRow
 from odsg_lightning.report.audits import Audit, read_audits
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from helpers.records import make_record, write_with_maps
 
-from odsg_lightning.audit.files import BrokenInputError
-from odsg_lightning.audit.record import write_record
+from odsg_lightning.errors import BrokenInputError, UserInputError
+from odsg_lightning.records.record import write_record
 from odsg_lightning.report.audits import differences, read_audits
 
 
@@ -35,12 +35,12 @@ def test_letters_go_on_after_z(tmp_path):
 
 @pytest.mark.parametrize("names", [["one"], ["same", "same"], ["one", " "]])
 def test_names_must_be_one_for_each_record_and_different(tmp_path, names):
-    with pytest.raises(ValueError, match="Expected 2 different names"):
+    with pytest.raises(UserInputError, match="Expected 2 different names"):
         read_audits(write(tmp_path / "a.json", tmp_path / "b.json"), names)
 
 
 def test_no_record_is_refused():
-    with pytest.raises(ValueError, match="at least one audit record"):
+    with pytest.raises(UserInputError, match="at least one audit record"):
         read_audits([])
 
 

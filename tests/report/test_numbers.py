@@ -27,10 +27,10 @@ def test_the_mean_over_objects_of_the_mean_of_the_defined_maps_by_hand():
 def test_counts_and_shares_by_hand():
     record = make_record(2, 2, missed=0.0, match_rate=1.0)
     rows = list(record.objects)
-    rows[0], rows[1] = as_missed(rows[0]), as_undefined(replace(rows[1], matched_passes=5), ("x_min", "score"))
+    rows[0], rows[1] = as_missed(rows[0]), as_undefined(replace(rows[1], matched_samples=5), ("x_min", "score"))
     numbers = Numbers(replace(record, objects=tuple(rows)))
     assert numbers.counts == [4, 1, 2]
-    assert numbers.means["audit/coverage"] == 0.75
+    assert numbers.means["audit/recall"] == 0.75
     assert numbers.means["audit/match_rate"] == (5 + 20 + 20) / 60
     assert len(numbers.defined("x_min/edge")) == 2
     assert len(numbers.defined("y_min/edge")) == 3
@@ -44,13 +44,13 @@ def test_nothing_detected_has_no_values():
 
 
 def test_average_precision_as_logged_in_validation_or_test():
-    def precision(**metrics):
+    def numbers(**metrics):
         return Numbers(replace(make_record(2), metrics={k.replace("_", "/", 1): v for k, v in metrics.items()}))
 
-    assert precision(val_map_50=0.9, test_map_50=0.1).precision("map_50") == 0.9
-    assert precision(test_map=0.4).precision("map") == 0.4
-    assert precision(val_map=-1.0).precision("map") is None  # COCO: there was no object
-    assert precision(val_map=None).precision("map") is None
+    assert numbers(val_map_50=0.9, test_map_50=0.1).average_precision("map_50") == 0.9
+    assert numbers(test_map=0.4).average_precision("map") == 0.4
+    assert numbers(val_map=-1.0).average_precision("map") is None  # COCO: there was no object
+    assert numbers(val_map=None).average_precision("map") is None
 
 
 def test_the_table_holds_quartiles_of_every_record():
@@ -83,3 +83,11 @@ def test_curves_go_by_step_and_leave_out_what_was_not_logged():
     assert (found.steps, found.letters) == ([10, 30], ["C", "A"])
     assert [panel.title for panel in found.panels] == ["IOF", "Drift"]
     assert found.table["Drift, previous"] == [None, pytest.approx(0.15)]
+
+
+def test_each_kind_of_drift_has_its_curve():
+    kinds = {"drift": 0.1, "drift_ref": 0.2, "drift_noise": 0.3}
+    drift = {f"{kind}/{parameter}/pearson": value for kind, value in kinds.items() for parameter in BOX_PARAMETERS}
+    found = curves(["A", "B"], [at_step(1), at_step(2, **drift)])
+    told = {name: values[1] for name, values in found.table.items() if name.startswith("Drift")}
+    assert told == pytest.approx({"Drift, previous": 0.1, "Drift, reference": 0.2, "Drift, noise": 0.3})

@@ -7,7 +7,8 @@ import pytest
 from helpers.hostile import HOSTILE, hostile_record
 from helpers.records import make_record, write_with_maps
 
-from odsg_lightning.audit.record import write_record
+from odsg_lightning.errors import UserInputError
+from odsg_lightning.records.record import write_record
 from odsg_lightning.report import page
 from odsg_lightning.report.audits import read_audits
 from odsg_lightning.report.page import build_page
@@ -84,7 +85,7 @@ def test_nothing_is_loaded_from_elsewhere(html):
 def test_the_summary_says_what_the_records_hold(html):
     rows = re.findall(r'<span class="term">([^<]*)</span>.*?</th>(.*)</tr>', html)
     cells = {name: re.findall(r"<td[^>]*>([^<]*)</td>", cells) for name, cells in rows}
-    assert cells["Coverage"] == ["1.000", "0.938", f"{MINUS}0.062"]
+    assert cells["Recall"] == ["1.000", "0.938", f"{MINUS}0.062"]
     assert cells["AP50"] == ["0.900", "0.950", "+0.050"]
     assert cells["Missed"] == ["0", "1", "+1"]
     assert cells["Undefined maps"] == ["0", "5", "+5"]
@@ -159,7 +160,7 @@ def test_left_out_pictures_are_counted_in_the_page(audits, html):
 
 
 def test_a_negative_number_of_pictures_is_refused(audits):
-    with pytest.raises(ValueError, match="Expected max_strips to be 0 or more, but got -1"):
+    with pytest.raises(UserInputError, match="Expected max_strips to be 0 or more, but got -1"):
         build_page(audits, -1)
 
 

@@ -1,19 +1,20 @@
-"""When the passes of an object end before `n_samples`: by hand, and against a brute force in NumPy."""
+"""When the noise samples of an object end before `n_samples`: by hand, and against a brute force in NumPy."""
 
 import numpy as np
 import pytest
 import torch
 from helpers.known_detectors import IMAGE, LinearDetector, QuadraticDetector, explain, two_objects
 
+from odsg_lightning.errors import UserInputError
 from odsg_lightning.saliency.early_stop import has_settled
 from odsg_lightning.saliency.noise import image_generator, noisy_images
 from odsg_lightning.types import Detections, LocalGradient
 
 
-def brute_force(passes, tolerance, n_samples):
-    """Maps and number of passes of one object from its maps in each pass, [n, 5, H, W], None where it was lost."""
+def brute_force(samples, tolerance, n_samples):
+    """Maps and number of samples of one object from its maps in each sample, [n, 5, H, W], None where it was lost."""
     kept = []
-    for number, found in enumerate(passes[:n_samples], start=1):
+    for number, found in enumerate(samples[:n_samples], start=1):
         if found is None:
             continue
         kept.append(found)
@@ -67,7 +68,7 @@ class TestRule:
         assert not has_settled(self.maps([0, 0, 0, 0], [0, 0, 1, 1]), self.maps([0, 0, 1, 1]), 0.99)
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-    def test_a_map_that_no_pass_can_mend_does_not_count(self, bad):
+    def test_a_map_that_no_sample_can_mend_does_not_count(self, bad):
         maps = self.maps([bad, 0, 0, 1], [0, 0, 1, 1])
         assert has_settled(maps, maps, 0.01)
         assert has_settled(self.maps([bad, 0, 0, 1]), self.maps([bad, 0, 0, 1]), 0.01)
@@ -77,32 +78,32 @@ class TestRule:
         assert not has_settled(maps, maps, 0.99)
 
 
-def test_identical_passes_stop_as_soon_as_allowed():
+def test_identical_samples_stop_as_soon_as_allowed():
     base, weights, labels = two_objects()
     detector = LinearDetector(base, weights, labels)
     for index, found in enumerate(explain(detector, n_samples=50, tolerance=1e-6)):
-        assert (found.matched_passes, found.n_samples) == (3, 3)
+        assert (found.matched_samples, found.n_samples) == (3, 3)
         torch.testing.assert_close(found.maps, weights[index].abs().amax(1), rtol=1e-12, atol=0)
-    assert len(detector.seen) == 4  # the clean image and three passes, not fifty
+    assert len(detector.seen) == 4  # the clean image and three samples, not fifty
 
 
 class FlickeringDetector(LinearDetector):
-    """Loses its first object in every second noisy pass, and finds the other one always."""
+    """Loses its first object in every second noise sample, and finds the other one always."""
 
     def detect(self, images):
         (found,) = super().detect(images)
-        lost = len(self.seen) > 1 and len(self.seen) % 2 == 1  # 1 is the reference; found in passes 1, 3, 5 ...
+        lost = len(self.seen) > 1 and len(self.seen) % 2 == 1  # 1 is the reference; found in samples 1, 3, 5 ...
         return [Detections(found.boxes[1:], found.scores[1:], found.labels[1:]) if lost else found]
 
 
-def test_only_matched_passes_count_towards_the_three():
+def test_only_matched_samples_count_towards_the_three():
     flickering, steady = explain(FlickeringDetector(*two_objects()), n_samples=50, tolerance=1e-6)
-    assert (flickering.matched_passes, flickering.n_samples) == (3, 5)  # passes 1, 3, 5
-    assert (steady.matched_passes, steady.n_samples) == (3, 3)
+    assert (flickering.matched_samples, flickering.n_samples) == (3, 5)  # samples 1, 3, 5
+    assert (steady.matched_samples, steady.n_samples) == (3, 3)
 
 
 class CountingDetector(QuadraticDetector):
-    """Remembers which of its objects were differentiated in each pass."""
+    """Remembers which of its objects were differentiated in each sample."""
 
     def __init__(self, *known):
         super().__init__(*known)
@@ -130,7 +131,7 @@ def uneven_objects():
     return base, weights, labels
 
 
-# The gradient is weights * (pixel - 128): near 128 the noise is most of it, and it changes much from pass to pass.
+# The gradient is weights * (pixel - 128): near 128 the noise is most of it, and it changes much from sample to sample.
 NEARLY_GREY = 128 + (IMAGE - 128) / 20
 TOLERANCES = [0.1, 0.03, 0.01, 0.003, 0.001]
 
@@ -141,12 +142,12 @@ def test_equals_brute_force_in_numpy(tolerance):
     detector = CountingDetector(base, weights, labels)
     found = explain(detector, image=NEARLY_GREY, n_samples=30, tolerance=tolerance)
     noisy = np.stack([image.numpy() for image in noisy_images(NEARLY_GREY, 30, 0.05, image_generator(0, 1))])
-    passes = np.abs(weights.numpy()[None] * (noisy[:, None, None] - 128)).max(axis=3)  # [n, K, 5, H, W]
+    samples = np.abs(weights.numpy()[None] * (noisy[:, None, None] - 128)).max(axis=3)  # [n, K, 5, H, W]
     used = []
     for index in range(2):
-        maps, number = brute_force(passes[:, index], tolerance, 30)
+        maps, number = brute_force(samples[:, index], tolerance, 30)
         used.append(number)
-        assert (found[index].matched_passes, found[index].n_samples) == (number, number)
+        assert (found[index].matched_samples, found[index].n_samples) == (number, number)
         np.testing.assert_allclose(found[index].maps.numpy(), maps, rtol=1e-12)
     expected = [[index for index in range(2) if number < used[index]] for number in range(max(used))]
     assert detector.differentiated == expected  # what has settled is not differentiated again
@@ -163,7 +164,7 @@ def test_the_tolerances_above_stop_the_two_objects_apart():
     assert any(first < second < 30 for first, second in pairs)
 
 
-def test_an_object_has_the_same_maps_and_passes_whoever_else_has_stopped():
+def test_an_object_has_the_same_maps_and_samples_whoever_has_stopped():
     settings = {"image": NEARLY_GREY, "n_samples": 30, "tolerance": 0.01}
     together = explain(CountingDetector(*uneven_objects()), **settings)
     assert together[0].n_samples != together[1].n_samples
@@ -173,7 +174,7 @@ def test_an_object_has_the_same_maps_and_passes_whoever_else_has_stopped():
         assert alone.n_samples == together[index].n_samples
 
 
-def test_stopped_maps_are_those_of_so_many_passes_without_tolerance():
+def test_stopped_maps_are_those_of_so_many_samples_without_tolerance():
     (stopped,) = explain(CountingDetector(*uneven_objects()), [0], NEARLY_GREY, n_samples=30, tolerance=0.01)
     (fixed,) = explain(CountingDetector(*uneven_objects()), [0], NEARLY_GREY, n_samples=stopped.n_samples)
     assert 3 < stopped.n_samples < 30
@@ -185,18 +186,18 @@ def test_a_tolerance_that_is_never_met_changes_no_bit():
     never = explain(CountingDetector(*uneven_objects()), image=NEARLY_GREY, n_samples=6, tolerance=1e-12)
     for one, other in zip(without, never, strict=True):
         assert torch.equal(one.maps, other.maps)
-        assert (one.matched_passes, one.n_samples) == (other.matched_passes, other.n_samples) == (6, 6)
+        assert (one.matched_samples, one.n_samples) == (other.matched_samples, other.n_samples) == (6, 6)
 
 
 @pytest.mark.parametrize("tolerance", [None, 1e-6])
-def test_every_pass_is_announced_and_drawn_whether_it_is_made_or_not(tolerance):
+def test_every_sample_is_announced_and_drawn_whether_it_is_used_or_not(tolerance):
     calls, generator = [], image_generator(0, 1)
     explain(
         LinearDetector(*two_objects()),
         n_samples=9,
         tolerance=tolerance,
         generator=generator,
-        on_pass=lambda: calls.append(1),
+        on_sample=lambda: calls.append(1),
     )
     assert len(calls) == 9
     untouched = image_generator(0, 1)
@@ -204,7 +205,7 @@ def test_every_pass_is_announced_and_drawn_whether_it_is_made_or_not(tolerance):
     assert torch.equal(generator.get_state(), untouched.get_state())
 
 
-def test_an_object_that_is_never_found_again_uses_all_passes():
+def test_an_object_that_is_never_found_again_uses_all_samples():
     class Vanishing(LinearDetector):
         def detect(self, images):
             (found,) = super().detect(images)
@@ -212,11 +213,11 @@ def test_an_object_that_is_never_found_again_uses_all_passes():
             return [found if first else Detections(found.boxes[:0], found.scores[:0], found.labels[:0])]
 
     for found in explain(Vanishing(*two_objects()), n_samples=7, tolerance=0.5):
-        assert (found.matched_passes, found.n_samples) == (0, 7)
+        assert (found.matched_samples, found.n_samples) == (0, 7)
         assert found.maps.isnan().all()
 
 
 @pytest.mark.parametrize("tolerance", [0, 1, -0.1, 1.5, float("nan")])
 def test_tolerance_out_of_range(tolerance):
-    with pytest.raises(ValueError, match=f"`tolerance` to be None or between 0 and 1, but got {tolerance}"):
+    with pytest.raises(UserInputError, match=f"`tolerance` to be None or between 0 and 1, but got {tolerance}"):
         explain(LinearDetector(*two_objects()), tolerance=tolerance)

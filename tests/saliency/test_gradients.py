@@ -6,7 +6,9 @@ from helpers.known_detectors import LinearDetector, two_objects
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.loop import audit
-from odsg_lightning.saliency.gradients import AutogradLinearization, linearize
+from odsg_lightning.errors import UserInputError
+from odsg_lightning.saliency.gradients import AutogradLinearization, engine_choice, linearize
+from odsg_lightning.saliency.protocol import EngineChoice
 from odsg_lightning.saliency.smoothgrad import smoothgrad
 from odsg_lightning.types import AuditSample
 
@@ -56,17 +58,38 @@ def test_a_detector_without_gradients_of_its_own_gets_autograd(engine):
 @pytest.mark.parametrize("engine", ["windowed", "cut"])
 def test_a_fast_engine_for_a_detector_that_has_none_is_refused(engine):
     message = f"'auto' or 'autograd' for a detector without .*, but got '{engine}': LinearDetector has no method `linea"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserInputError, match=message):
         linearize(LinearDetector(*two_objects()), IMAGE, engine=engine)
+
+
+class Choosing(Own):
+    """Says beforehand which engine it will use."""
+
+    def choose_engine(self, engine="auto", precision="full"):
+        return EngineChoice("cut", precision, f"{engine} was asked for")
+
+
+def test_the_choice_is_known_beforehand_and_why():
+    plain, own, choosing = (kind(*two_objects()) for kind in (LinearDetector, Own, Choosing))
+    assert engine_choice(plain) == EngineChoice(
+        "autograd", "full", "plain autograd: LinearDetector has no gradients of its own"
+    )
+    assert engine_choice(own, "windowed", "bf16") == EngineChoice("windowed", "bf16", "gradients of Own's own")
+    assert engine_choice(choosing, "auto", "bf16") == EngineChoice("cut", "bf16", "auto was asked for")
+    for detector in (own, choosing):
+        assert engine_choice(detector, "autograd", "bf16") == EngineChoice(
+            "autograd", "full", "plain autograd, as asked for"
+        )
+    assert own.asked == choosing.asked == []
 
 
 def test_unknown_names():
     detector = Own(*two_objects())
     with pytest.raises(
-        ValueError, match=r"`engine` to be one of \('auto', 'windowed', 'cut', 'autograd'\), but got 'fa"
+        UserInputError, match=r"`engine` to be one of \('auto', 'windowed', 'cut', 'autograd'\), but got 'fa"
     ):
         linearize(detector, IMAGE, engine="fast")
-    with pytest.raises(ValueError, match=r"`precision` to be one of \('full', 'bf16'\), but got 'fp16'"):
+    with pytest.raises(UserInputError, match=r"`precision` to be one of \('full', 'bf16'\), but got 'fp16'"):
         linearize(detector, IMAGE, precision="fp16")
     assert detector.asked == []
 

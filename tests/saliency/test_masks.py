@@ -4,8 +4,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
+from torchvision.transforms.v2.functional import gaussian_blur
 
-from odsg_lightning.saliency.masks import binarise, object_thirds
+from odsg_lightning.saliency import masks
+from odsg_lightning.saliency.masks import binarise, defined_maps, object_thirds
 
 DISC_OF_RADIUS_3 = 29  # pixels at a distance below sqrt(-2 * 2^2 * ln 0.32) = 3.02 px: 1 + 4 * 7
 
@@ -14,6 +16,83 @@ def point(size=40, at=(20, 20)):
     return torch.zeros(size, size, dtype=torch.float64).index_put(
         (torch.tensor(at[0]), torch.tensor(at[1])), torch.tensor(1.0, dtype=torch.float64)
     )
+
+
+class TestDefined:
+    @pytest.mark.parametrize(
+        ("pixels", "expected"),
+        [
+            ([0.0, 0.0, 0.0, 0.0], False),
+            ([0.0, 1e-38, 0.0, 0.0], True),
+            ([2.0, 2.0, 2.0, 2.0], True),  # the same everywhere, but not zero
+            ([1.0, torch.nan, 1.0, 1.0], False),
+            ([1.0, torch.inf, 1.0, 1.0], False),
+            ([0.0, torch.nan, 0.0, 0.0], False),
+            ([torch.nan] * 4, False),
+        ],
+    )
+    def test_finite_and_not_zero_everywhere(self, pixels, expected):
+        assert defined_maps(torch.tensor(pixels).view(2, 2)).tolist() is expected
+
+    def test_each_map_is_judged_by_itself(self):
+        maps = torch.stack([point(), torch.zeros(40, 40), torch.full((40, 40), torch.nan), point(at=(0, 39))])
+        assert defined_maps(maps).tolist() == [True, False, False, True]
+        assert defined_maps(maps.view(2, 2, 40, 40)).tolist() == [[True, False], [False, True]]
+
+    @pytest.mark.parametrize("shape", [(), (5,), (2, 5), (0, 5)])
+    def test_one_answer_for_each_map(self, shape):
+        found = defined_maps(torch.ones(*shape, 3, 4))
+        assert (found.shape, found.dtype) == (shape, torch.bool)
+
+    def test_no_pixels_are_no_map(self):
+        assert not defined_maps(torch.ones(2, 0, 4)).any()
+
+    @given(st.integers(0, 2**32 - 1))
+    def test_a_map_has_a_foreground_exactly_where_it_is_defined(self, seed):
+        rng = np.random.default_rng(seed)
+        maps = torch.from_numpy(
+            rng.choice([0.0, 1e-30, 1.0, np.nan, np.inf], (40, 3, 3), p=[0.8, 0.1, 0.06, 0.02, 0.02])
+        )
+        assert torch.equal(binarise(maps, blur_sigma=0).flatten(1).any(1), defined_maps(maps))
+
+
+class TestBlur:
+    """On a CPU by SciPy, elsewhere by torchvision: the same picture."""
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("sigma", [0.3, 0.5, 1.0, 2.0, 3.7])
+    @pytest.mark.parametrize("size", [(16, 16), (31, 47), (64, 17), (120, 90)])
+    def test_equals_torchvision(self, size, sigma, dtype):
+        generator = torch.Generator().manual_seed(2)
+        pixels = torch.rand(3, *size, generator=generator, dtype=torch.float64).to(dtype) ** 4
+        pixels[1] = 0.0
+        pixels[1, 0, 0] = pixels[1, -1, size[1] // 2] = 1.0  # at the mirrored border
+        found, side = masks._blur(pixels, sigma), 2 * round(4 * sigma) + 1
+        expected = gaussian_blur(pixels, [side, side], [sigma, sigma])
+        assert found.dtype == expected.dtype == dtype
+        assert float((found - expected).abs().max()) <= 1e-6
+        assert float((found - pixels).abs().max()) > 0.01  # it does something
+
+    def test_a_cpu_takes_scipy(self, monkeypatch):
+        monkeypatch.setattr(masks, "gaussian_blur", None)
+        assert binarise(point()).sum() == DISC_OF_RADIUS_3
+
+    def test_a_blur_of_less_than_a_pixel_s_reach_changes_nothing(self):
+        maps = torch.rand(2, 9, 9)
+        assert torch.equal(masks._blur(maps, 0.1), maps)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_is_blurred_in_single_precision(self, dtype):
+        assert binarise(point().to(dtype)).sum() == DISC_OF_RADIUS_3
+
+    def test_maps_with_a_graph(self):
+        assert torch.equal(binarise(point().requires_grad_()), binarise(point()))
+
+    def test_the_maps_are_not_changed(self):
+        maps = torch.rand(5, 20, 20)
+        before = maps.clone()
+        binarise(maps)
+        assert torch.equal(maps, before)
 
 
 class TestBinarise:

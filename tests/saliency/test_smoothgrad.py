@@ -8,6 +8,7 @@ import torch
 from helpers.known_detectors import IMAGE, LinearDetector, QuadraticDetector, explain, two_objects
 
 from odsg_lightning.saliency.gradients import linearize
+from odsg_lightning.saliency.masks import defined_maps
 from odsg_lightning.saliency.noise import image_generator
 from odsg_lightning.types import Detections
 
@@ -17,8 +18,8 @@ def test_linear_detector_has_its_weights_as_map():
     for index, found in enumerate(explain(LinearDetector(base, weights, labels), n_samples=7)):
         expected = weights[index].abs().amax(1)
         torch.testing.assert_close(found.maps, expected, rtol=1e-12, atol=0)
-        assert (found.matched_passes, found.n_samples) == (7, 7)
-        assert found.defined.all()
+        assert (found.matched_samples, found.n_samples) == (7, 7)
+        assert defined_maps(found.maps).all()
 
 
 def test_quadratic_detector_equals_brute_force_in_numpy():
@@ -40,25 +41,25 @@ def test_plain_gradient_is_the_same_function_without_noise():
 
 
 class FlickeringDetector(LinearDetector):
-    """Finds its first object in every second noisy pass only, and triples the weights in the others."""
+    """Finds its first object in every second noise sample only, and triples the weights in the others."""
 
     def detect(self, images):
         (found,) = super().detect(images)
-        if len(self.seen) % 2 == 0:  # 1 is the reference, then passes 2, 3, 4 ...
+        if len(self.seen) % 2 == 0:  # 1 is the reference, then samples 2, 3, 4 ...
             return [found]
         (tripled,) = LinearDetector(self.base + 100, 3 * self.weights, self.labels).detect(images)
         return [found if len(self.seen) == 1 else tripled]
 
 
-def test_mean_is_over_matched_passes_only():
+def test_mean_is_over_matched_samples_only():
     base, weights, labels = two_objects()
     (found, _) = explain(FlickeringDetector(base, weights, labels), n_samples=5)
-    assert found.matched_passes == 3
+    assert found.matched_samples == 3
     torch.testing.assert_close(found.maps, weights[0].abs().amax(1), rtol=1e-12, atol=0)
 
 
 class SwappingDetector(LinearDetector):
-    """Returns its objects in the opposite order in every pass but the first."""
+    """Returns its objects in the opposite order in every image but the first."""
 
     def detect(self, images):
         (found,) = super().detect(images)
@@ -81,9 +82,9 @@ class VanishingDetector(LinearDetector):
 
 def test_object_that_is_never_found_again_is_undefined_not_zero():
     for found in explain(VanishingDetector(*two_objects()), n_samples=3):
-        assert found.matched_passes == 0
+        assert found.matched_samples == 0
         assert found.maps.isnan().all()
-        assert not found.defined.any()
+        assert not defined_maps(found.maps).any()
 
 
 @pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
@@ -105,7 +106,7 @@ def test_zero_or_infinite_gradient_is_undefined_for_that_parameter_alone(bad):
             return Spoilt()
 
     found = explain(OneBadParameter(base, weights, labels), indices=[0], n_samples=2)[0]
-    assert found.defined.tolist() == [True, True, False, True, True]
+    assert defined_maps(found.maps).tolist() == [True, True, False, True, True]
     assert found.maps[2].isnan().all()
 
 

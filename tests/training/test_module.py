@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from helpers.tiny_detection import TinyDataModule, make_sample, make_trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
@@ -14,13 +15,8 @@ from torch.utils.data import DataLoader
 from odsg_lightning.config_files import config_path
 from odsg_lightning.detectors.build import class_count
 from odsg_lightning.detectors.detectron2 import to_input_format
-from odsg_lightning.detectors.detectron2_import import require_detectron2
 from odsg_lightning.training.detectron2_batch import evaluation_inputs, training_inputs
 from odsg_lightning.training.module import DetectionModule
-
-require_detectron2()
-
-from detectron2.checkpoint import DetectionCheckpointer  # noqa: E402
 
 BOTH = pytest.mark.parametrize("config", ["retinanet_tiny", "faster_rcnn_tiny"])
 # A short schedule, whose rate is not zero after the first steps.

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from odsg_lightning.detectors.engine.window import Unsupported, Window
+from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 
 
 class BackboneEngine(Protocol):
@@ -53,13 +53,13 @@ class AutogradBackbone:
         """See :class:`BackboneEngine`.
 
         Raises:
-            Unsupported: the backbone takes or returns something else than Detectron2's do.
+            UnsupportedModelError: the backbone takes or returns something else than Detectron2's do.
         """
         mode = torch.is_grad_enabled()
 
         def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
             if len(args) != 1 or not isinstance(args[0], Tensor):
-                raise Unsupported("the backbone is not called with one tensor")
+                raise UnsupportedModelError("the backbone is not called with one tensor")
             self._input = args[0].detach().requires_grad_()
             torch.set_grad_enabled(True)
             return (self._input,)
@@ -67,7 +67,7 @@ class AutogradBackbone:
         def after(module: nn.Module, args: tuple[Any, ...], output: object) -> dict[str, Tensor]:
             torch.set_grad_enabled(mode)
             if not isinstance(output, dict) or not all(isinstance(feature, Tensor) for feature in output.values()):
-                raise Unsupported("the backbone does not return a dictionary of tensors")
+                raise UnsupportedModelError("the backbone does not return a dictionary of tensors")
             self._features = dict(output)
             return {name: feature.detach() for name, feature in output.items()}
 

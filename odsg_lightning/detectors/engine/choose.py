@@ -1,4 +1,4 @@
-"""Which engine runs for a Detectron2 detector, and why: decided by how the detector is built, each time anew."""
+"""Which engine runs for a Detectron2 detector, and why: decided by how the detector is built, every time."""
 
 from inspect import getattr_static
 from typing import NamedTuple
@@ -6,21 +6,15 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from odsg_lightning.detectors.detectron2_import import require_detectron2
+from odsg_lightning.detectors.detectron2_names import RPN, GeneralizedRCNN, Res5ROIHeads, RetinaNet, StandardROIHeads
 from odsg_lightning.detectors.engine.backbone import AutogradBackbone, BackboneEngine
 from odsg_lightning.detectors.engine.cut import Head
 from odsg_lightning.detectors.engine.dense_head import DenseHead
 from odsg_lightning.detectors.engine.roi_head import RoiHead
-from odsg_lightning.detectors.engine.window import Unsupported
+from odsg_lightning.detectors.engine.window import UnsupportedModelError
 from odsg_lightning.detectors.engine.windowed import WindowedBackbone
-from odsg_lightning.detectors.protocol import EngineChoice
 from odsg_lightning.saliency.options import check_engine
-
-require_detectron2()
-
-from detectron2.modeling import GeneralizedRCNN, RetinaNet  # noqa: E402
-from detectron2.modeling.proposal_generator import RPN  # noqa: E402
-from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads  # noqa: E402
+from odsg_lightning.saliency.protocol import EngineChoice
 
 _TRAINING_ONLY = {
     "losses", "label_anchors", "forward_training", "visualize_training", "label_and_sample_proposals",
@@ -41,8 +35,8 @@ def choose_engine(model: nn.Module, engine: str = "auto", precision: str = "full
 
     Args:
         model: a RetinaNet or a GeneralizedRCNN.
-        engine: ``"auto"`` or ``"windowed"`` for the windowed engine where it knows the backbone, else the cut engine,
-            else plain autograd; ``"cut"`` for the cut engine, else plain autograd; ``"autograd"`` for that.
+        engine: ``"auto"`` or ``"windowed"`` for the first of these that knows the detector: the windowed engine, the
+            cut engine, plain autograd; ``"cut"`` for the first of the last two; ``"autograd"`` for that.
         precision: ``"bf16"`` for a backward pass of the windowed engine in bfloat16.
 
     Raises:
@@ -54,7 +48,7 @@ def choose_engine(model: nn.Module, engine: str = "auto", precision: str = "full
         return EngineParts(EngineChoice("autograd", "full", f"plain autograd was asked for{full_only}"))
     try:
         head = _head_of(model)
-    except Unsupported as reason:
+    except UnsupportedModelError as reason:
         return EngineParts(EngineChoice("autograd", "full", f"the cut engine does not know {reason}{full_only}"))
     backbone = model.get_submodule("backbone")
     if engine == "cut":
@@ -62,7 +56,7 @@ def choose_engine(model: nn.Module, engine: str = "auto", precision: str = "full
         return EngineParts(choice, head, AutogradBackbone(backbone))
     try:
         windowed = WindowedBackbone(backbone, torch.bfloat16 if precision == "bf16" else None)
-    except Unsupported as reason:
+    except UnsupportedModelError as reason:
         choice = EngineChoice("cut", "full", f"the windowed engine does not know the backbone: {reason}{full_only}")
         return EngineParts(choice, head, AutogradBackbone(backbone))
     choice = EngineChoice("windowed", precision, "the windowed engine knows every part of the backbone")
@@ -73,7 +67,7 @@ def _head_of(model: nn.Module) -> Head:
     """Return the head of a detector that consists of backbone, head and decoding, with nothing between or beside.
 
     Raises:
-        Unsupported: names the part that is built in another way.
+        UnsupportedModelError: names the part that is built in another way.
     """
     if isinstance(model, RetinaNet):
         _check_methods(model, RetinaNet, "the model")
@@ -84,13 +78,13 @@ def _head_of(model: nn.Module) -> Head:
     heads = model.get_submodule("roi_heads")
     kind = next((kind for kind in (StandardROIHeads, Res5ROIHeads) if isinstance(heads, kind)), None)
     if kind is None:
-        raise Unsupported(f"model.roi_heads, a {type(heads).__name__}")
+        raise UnsupportedModelError(f"model.roi_heads, a {type(heads).__name__}")
     predictor = getattr(heads, "box_predictor", None)
     if predictor is None or isinstance(predictor, nn.ModuleList):
-        raise Unsupported(f"model.roi_heads.box_predictor, a {type(predictor).__name__}: not one stage")
+        raise UnsupportedModelError(f"model.roi_heads.box_predictor, a {type(predictor).__name__}: not one stage")
     weights = getattr(getattr(predictor, "box2box_transform", None), "weights", None)
     if weights is not None and len(weights) != 4:
-        raise Unsupported("model.roi_heads with rotated boxes")
+        raise UnsupportedModelError("model.roi_heads with rotated boxes")
     _check_methods(heads, kind, "model.roi_heads")
     return RoiHead(heads)
 
@@ -102,11 +96,11 @@ def _check_methods(module: object, known: type[nn.Module], part: str) -> None:
     weighs the scores by the features again would get the gradient of its scores without that path.
     """
     if not isinstance(module, known):
-        raise Unsupported(f"{part}, a {type(module).__name__}")
+        raise UnsupportedModelError(f"{part}, a {type(module).__name__}")
     for name in dir(known):
         if name.startswith("__") or name in _TRAINING_ONLY or not callable(getattr(known, name)):
             continue
         if isinstance(getattr_static(known, name), classmethod) or (name != "forward" and hasattr(nn.Module, name)):
             continue
         if getattr(type(module), name) is not getattr(known, name) or name in vars(module):
-            raise Unsupported(f"{part}, a {type(module).__name__} with its own {name}()")
+            raise UnsupportedModelError(f"{part}, a {type(module).__name__} with its own {name}()")

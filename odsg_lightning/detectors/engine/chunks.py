@@ -53,7 +53,9 @@ class Frame:
 
     def work(self, cotangents: Cotangents) -> float:
         """Return what carrying one of the cotangents to the image costs, about, in pixels."""
-        cells = sum((one.bottom - one.top + 2) * (one.right - one.left + 2) for one in cotangents.values())
+        cells = sum(
+            (window.bottom - window.top + 2) * (window.right - window.left + 2) for window in cotangents.values()
+        )
         return self.area(cotangents) + _CELL * cells
 
     def most(self, area: float) -> int:
@@ -111,11 +113,11 @@ def _pays(group: list[Cotangents], frame: Frame) -> bool:
 
 def _together(vjp: Vjp, group: list[Cotangents], frame: Frame) -> Iterator[Window]:
     """Yield the gradients of each object of a group."""
-    found = _within_memory(vjp, _merged(group), frame)
+    gradients = _within_memory(vjp, _merged(group), frame)
     start = 0
-    for one in group:
-        rows = slice(start, start + _count(one))
-        yield Window(found.values[rows], found.top, found.left)
+    for cotangents in group:
+        rows = slice(start, start + _count(cotangents))
+        yield Window(gradients.values[rows], gradients.top, gradients.left)
         start = rows.stop
 
 
@@ -124,7 +126,10 @@ def _within_memory(vjp: Vjp, cotangents: Cotangents, frame: Frame) -> Window:
     count, start, parts = _count(cotangents), 0, []
     while start < count:
         size = min(count - start, frame.limit or count)
-        part = {name: Window(one.values[start : start + size], one.top, one.left) for name, one in cotangents.items()}
+        part = {
+            name: Window(window.values[start : start + size], window.top, window.left)
+            for name, window in cotangents.items()
+        }
         try:
             parts.append(vjp(part))
         except RuntimeError as error:
@@ -147,11 +152,11 @@ def _count(cotangents: Cotangents) -> int:
 
 def _bounds(group: list[Cotangents]) -> dict[str, Window]:
     """Return for each feature the smallest window that holds those of all objects, without values."""
-    found: dict[str, list[Window]] = {}
-    for one in group:
-        for name, window in one.items():
-            found.setdefault(name, []).append(window)
-    return {name: _union(windows, 0) for name, windows in found.items()}
+    windows_of: dict[str, list[Window]] = {}
+    for cotangents in group:
+        for name, window in cotangents.items():
+            windows_of.setdefault(name, []).append(window)
+    return {name: _union(windows, 0) for name, windows in windows_of.items()}
 
 
 def _merged(group: list[Cotangents]) -> Cotangents:
@@ -159,13 +164,14 @@ def _merged(group: list[Cotangents]) -> Cotangents:
     if len(group) == 1:
         return group[0]
     merged = {
-        name: _union([one[name] for one in group if name in one], sum(map(_count, group))) for name in _bounds(group)
+        name: _union([cotangents[name] for cotangents in group if name in cotangents], sum(map(_count, group)))
+        for name in _bounds(group)
     }
     start = 0
-    for one in group:
-        for name, window in one.items():
+    for cotangents in group:
+        for name, window in cotangents.items():
             _put(window, merged[name], start)
-        start += _count(one)
+        start += _count(cotangents)
     return merged
 
 

@@ -7,12 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from odsg_lightning.detectors.detectron2_import import require_detectron2
-from odsg_lightning.detectors.engine.window import Unsupported
-
-require_detectron2()
-
-from detectron2.layers import Conv2d, FrozenBatchNorm2d  # noqa: E402
+from odsg_lightning.detectors.detectron2_names import Conv2d, FrozenBatchNorm2d
+from odsg_lightning.detectors.engine.window import UnsupportedModelError
 
 _FORWARDS = (nn.Conv2d.forward, Conv2d.forward)
 _NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -29,23 +25,23 @@ class LinearConv:
         name: what to call it in an error.
 
     Raises:
-        Unsupported: it is something else.
+        UnsupportedModelError: it is something else.
     """
 
     def __init__(self, module: nn.Module, kernel: int, name: str) -> None:
         """See the class for the arguments."""
         if not isinstance(module, nn.Conv2d) or type(module).forward not in _FORWARDS:
-            raise Unsupported(f"{name} is a {type(module).__name__}, not a plain convolution")
+            raise UnsupportedModelError(f"{name} is a {type(module).__name__}, not a plain convolution")
         strides = (2,) if kernel == 7 else (1, 2)
         built = (module.kernel_size, module.padding, module.dilation, module.groups, module.padding_mode)
         expected = ((kernel, kernel), (kernel // 2, kernel // 2), (1, 1), 1, "zeros")
         if built != expected or module.stride not in [(stride, stride) for stride in strides]:
-            raise Unsupported(
+            raise UnsupportedModelError(
                 f"{name} has kernel {module.kernel_size}, stride {module.stride}, padding {module.padding}, dilation "
                 f"{module.dilation} and {module.groups} groups, not a {kernel}x{kernel} kernel alone"
             )
         if getattr(module, "activation", None) is not None:
-            raise Unsupported(f"{name} has an activation of its own")
+            raise UnsupportedModelError(f"{name} has an activation of its own")
         self._norm = getattr(module, "norm", None)
         if self._norm is not None:
             _check_norm(self._norm, name)
@@ -70,7 +66,9 @@ class LinearConv:
 def _check_norm(norm: nn.Module, name: str) -> None:
     known = isinstance(norm, _NORMS) and norm.running_var is not None
     if not known or (norm.training and not isinstance(norm, FrozenBatchNorm2d)):
-        raise Unsupported(f"{name} is followed by {type(norm).__name__}, not by a frozen or eval-mode batch norm")
+        raise UnsupportedModelError(
+            f"{name} is followed by {type(norm).__name__}, not by a frozen or eval-mode batch norm"
+        )
 
 
 def transpose_3x3(conv: LinearConv, cotangent: Tensor) -> Tensor:

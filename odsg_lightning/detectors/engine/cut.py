@@ -4,7 +4,7 @@ A plain backward pass for one number goes through all that the head computed for
 detector runs once without a graph, and the graph is cut behind the backbone and behind the head:
 
     image -> backbone -> | features -> head -> | head's outputs -> decoding, NMS -> detections
-             an engine   | redone where needed |        autograd, as Detectron2 runs it
+             an engine   | recomputed where needed |        autograd, as Detectron2 runs it
 """
 
 import warnings
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from odsg_lightning.detectors.engine.backbone import BackboneEngine
 from odsg_lightning.detectors.engine.chunks import Cotangents, Frame, vjp_in_chunks
+from odsg_lightning.detectors.engine.normalization import InputNormalization
 from odsg_lightning.detectors.engine.parameters import Snapshot, frozen
-from odsg_lightning.detectors.engine.pixels import PixelNormalisation
-from odsg_lightning.detectors.engine.redo import Jacobian
-from odsg_lightning.detectors.engine.window import Unsupported, Window
-from odsg_lightning.detectors.protocol import Linearization
+from odsg_lightning.detectors.engine.recompute import Jacobian
+from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.matching import match_one_to_one
+from odsg_lightning.saliency.protocol import Linearization
 from odsg_lightning.types import Detections, LocalGradient
 
 
@@ -33,7 +33,7 @@ class Head(Protocol):
     features: list[Tensor]
     """What it was given."""
     leaves: list[Tensor]
-    """Its outputs, at which autograd started anew."""
+    """Its outputs, at which autograd started again."""
 
     def recording(self) -> AbstractContextManager[None]:
         """Record the head's next forward pass; grad mode is on behind it."""
@@ -45,7 +45,7 @@ class Head(Protocol):
 
 
 class CutLinearization:
-    """A Detectron2 detector at one image; see :class:`odsg_lightning.detectors.protocol.Linearization`.
+    """A Detectron2 detector at one image; see :class:`odsg_lightning.saliency.protocol.Linearization`.
 
     Args:
         model: in eval mode.
@@ -54,10 +54,10 @@ class CutLinearization:
         image: ``[3, H, W]`` RGB, 0 to 255.
         input_format: channel order of the model.
         detect: runs the model on one image.
-        plain: plain autograd at the same image, for detections whose head cannot be redone after all.
+        plain: plain autograd at the same image, for detections whose head cannot be recomputed after all.
 
     Raises:
-        Unsupported: the forward pass showed that the model is not built in the way this engine knows.
+        UnsupportedModelError: the forward pass showed that the model is not built in the way this engine knows.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class CutLinearization:
     ) -> None:
         """See the class for the arguments."""
         self._model, self._head, self._backbone, self._plain = model, head, backbone, plain
-        self._pixels = PixelNormalisation(model, image, input_format)
+        self._pixels = InputNormalization(model, image, input_format)
         outputs: list[tuple[Tensor, dict[str, Tensor]]] = []
 
         def after_backbone(module: nn.Module, args: tuple[Any, ...], features: dict[str, Tensor]) -> None:
@@ -84,13 +84,13 @@ class CutLinearization:
             hooks.enter_context(head.recording())
             self._outputs = detect(image.detach())
         if len(outputs) != 1:
-            raise Unsupported(f"the backbone was called {len(outputs)} times")
+            raise UnsupportedModelError(f"the backbone was called {len(outputs)} times")
         if len(self._outputs) > 0 and not (self._outputs.boxes.requires_grad and self._outputs.scores.requires_grad):
-            raise Unsupported("decoding the head's outputs leaves no graph")
+            raise UnsupportedModelError("decoding the head's outputs leaves no graph")
         ((pixels, features),) = outputs
         self._pixels.check(pixels)
         self._names = _names(head.features, features)
-        self._frame = Frame(pixels, {name: (one.shape[2], one.shape[3]) for name, one in features.items()})
+        self._frame = Frame(pixels, {name: (feature.shape[2], feature.shape[3]) for name, feature in features.items()})
         self._snapshot = Snapshot(model)
         self.detections = self._outputs.detach()
 
@@ -106,7 +106,7 @@ class CutLinearization:
             for window in vjp_in_chunks(self._vjp, map(self._cotangents, indices), self._frame):
                 yield self._pixels.to_image(window or self._zero())
                 done += 1
-        except Unsupported as reason:
+        except UnsupportedModelError as reason:
             warn_of_fallback(reason)
         if done < len(indices):
             yield from self._plain_gradients(indices[done:])
@@ -138,16 +138,16 @@ class CutLinearization:
         ours, plain = self.detections, self._plain()
         theirs = plain.detections
         matches, _ = match_one_to_one(ours.boxes, ours.labels, theirs.boxes, theirs.labels, 0.9)
-        found = [int(matches[index]) for index in indices]
-        if -1 in found:
+        matched = [int(matches[index]) for index in indices]
+        if -1 in matched:
             raise RuntimeError(
                 "Expected plain autograd to find the same detections in the same image again, but it did not: "
                 "explain this detector with engine='autograd'."
             )
-        yield from plain.gradients(found)
+        yield from plain.gradients(matched)
 
 
-def warn_of_fallback(reason: Unsupported) -> None:
+def warn_of_fallback(reason: UnsupportedModelError) -> None:
     """Say that plain autograd runs instead, and why; Python shows the same warning once."""
     warnings.warn(
         f"Plain autograd runs for this image instead of a faster engine: {reason}.", RuntimeWarning, stacklevel=2
@@ -159,5 +159,5 @@ def _names(used: list[Tensor], features: dict[str, Tensor]) -> list[str]:
     known = {id(feature): name for name, feature in features.items()}
     names = [known.get(id(feature), "") for feature in used]
     if "" in names or len(set(names)) < len(names):
-        raise Unsupported("the head is not given the backbone's features, each once")
+        raise UnsupportedModelError("the head is not given the backbone's features, each once")
     return names

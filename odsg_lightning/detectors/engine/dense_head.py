@@ -1,4 +1,4 @@
-"""RetinaNet's head, redone only around the cells that a detection came from."""
+"""RetinaNet's head, recomputed only around the cells that a detection came from."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -7,15 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odsg_lightning.detectors.detectron2_import import require_detectron2
+from odsg_lightning.detectors.detectron2_names import Conv2d, FrozenBatchNorm2d, RetinaNetHead
 from odsg_lightning.detectors.engine.backbone import vjp_each
-from odsg_lightning.detectors.engine.redo import Jacobian, check_redone, flattened
-from odsg_lightning.detectors.engine.window import Unsupported, Window
-
-require_detectron2()
-
-from detectron2.layers import Conv2d, FrozenBatchNorm2d  # noqa: E402
-from detectron2.modeling.meta_arch.retinanet import RetinaNetHead  # noqa: E402
+from odsg_lightning.detectors.engine.recompute import Jacobian, check_recomputed, flattened
+from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 
 _SUBNETS = {"cls_subnet", "bbox_subnet", "cls_score", "bbox_pred"}
 _SLACK = 1e-4
@@ -26,7 +21,7 @@ _CELLWISE = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, FrozenBatchNo
 class DenseHead:
     """RetinaNet's head, which predicts at every cell of every level, and the decoding of what it predicts.
 
-    The head is redone on a crop if it is made of convolutions and cell-wise layers, else as a whole.
+    The head is recomputed on a crop if it is made of convolutions and cell-wise layers, otherwise as a whole.
 
     Args:
         model: a RetinaNet, with its ``head(features) -> [logits per level], [deltas per level]``.
@@ -44,20 +39,20 @@ class DenseHead:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record the head's next forward pass, and let autograd start anew behind it."""
+        """Record the head's next forward pass, and let autograd start again behind it."""
         calls = [0, 0]
 
-        def after_head(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:  # noqa: ANN401
+        def after_head(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
             calls[0] += 1
             if len(args) != 1 or not all(isinstance(feature, Tensor) for feature in args[0]):
-                raise Unsupported("model.head is not called with one list of features")
+                raise UnsupportedModelError("model.head is not called with one list of features")
             self.features, self._outputs = list(args[0]), [_kept(output) for output in flattened(outputs)]
 
         decode = self._model.inference_single_image
 
-        def decode_leaves(anchors: list[Any], scores: list[Tensor], deltas: list[Tensor], *size: Any) -> Any:  # noqa: ANN401
+        def decode_leaves(anchors: list[Any], scores: list[Tensor], deltas: list[Tensor], *size: Any) -> Any:
             calls[1] += 1
-            kept, scores, deltas = self._start_anew(anchors, scores, deltas)
+            kept, scores, deltas = self._start_again(anchors, scores, deltas)
             torch.set_grad_enabled(True)
             return decode(kept, scores, deltas, *size)
 
@@ -69,9 +64,9 @@ class DenseHead:
             handle.remove()
             del self._model.inference_single_image
         if calls != [1, 1]:
-            raise Unsupported(f"model.head was called {calls[0]} times and the decoding {calls[1]} times")
+            raise UnsupportedModelError(f"model.head was called {calls[0]} times and the decoding {calls[1]} times")
 
-    def _start_anew(
+    def _start_again(
         self, anchors: list[Any], scores: list[Tensor], deltas: list[Tensor]
     ) -> tuple[list[Any], list[Tensor], list[Tensor]]:
         """Return what is to be decoded as copies of leaves, without the anchors that Detectron2 drops at once.
@@ -86,15 +81,15 @@ class DenseHead:
         """
         levels = len(self.features)
         logits = [_by_anchor(output, scores[0].shape[1]) for output in self._outputs[:levels]]
-        if len(self._outputs) != 2 * levels or [len(one) for one in logits] != [len(one) for one in anchors]:
-            raise Unsupported("model.head does not return two maps for each feature")
+        if len(self._outputs) != 2 * levels or [len(level) for level in logits] != [len(level) for level in anchors]:
+            raise UnsupportedModelError("model.head does not return two maps for each feature")
         enough = self._model.test_score_thresh - _SLACK
-        self._rows = [(one.amax(dim=1).sigmoid() > enough).nonzero().flatten() for one in logits]
-        kept = [one[rows] for one, rows in zip(anchors, self._rows, strict=True)]
-        chosen = [one[rows] for one, rows in zip(logits, self._rows, strict=True)]
-        given = [one[rows] for one, rows in zip(scores, self._rows, strict=True)]
-        self.leaves = [one.requires_grad_() for one in chosen]
-        self.leaves += [one[rows].requires_grad_() for one, rows in zip(deltas, self._rows, strict=True)]
+        self._rows = [(level.amax(dim=1).sigmoid() > enough).nonzero().flatten() for level in logits]
+        kept = [level[rows] for level, rows in zip(anchors, self._rows, strict=True)]
+        chosen = [level[rows] for level, rows in zip(logits, self._rows, strict=True)]
+        given = [level[rows] for level, rows in zip(scores, self._rows, strict=True)]
+        self.leaves = [level.requires_grad_() for level in chosen]
+        self.leaves += [level[rows].requires_grad_() for level, rows in zip(deltas, self._rows, strict=True)]
         with torch.enable_grad():
             copies = [leaf.clone() for leaf in self.leaves]  # Detectron2 takes the sigmoid in place
             as_probabilities = [leaf.sigmoid() for leaf in copies[:levels]]
@@ -102,13 +97,13 @@ class DenseHead:
             return kept, copies[:levels], copies[levels:]
         if all(map(torch.allclose, given, as_probabilities)):
             return kept, as_probabilities, copies[levels:]
-        raise Unsupported("what is decoded is not what model.head returned")
+        raise UnsupportedModelError("what is decoded is not what model.head returned")
 
     def cotangents(self, jacobian: Jacobian) -> list[Window | None]:
         """Carry a detection's numbers back to the features; see :class:`odsg_lightning.detectors.engine.cut.Head`.
 
         Raises:
-            Unsupported: the head does not give the same on a part of the features.
+            UnsupportedModelError: the head does not give the same on a part of the features.
         """
         count = len(self.features)
         cells = {i: window for i in range(len(self.leaves)) if (window := self._cells(jacobian, i)) is not None}
@@ -125,8 +120,8 @@ class DenseHead:
         for index, window in cells.items():
             top, left, _, _ = crops[index % count]
             moved.append(Window(window.values, window.top - top, window.left - left))
-            redone, recorded = outputs[index].detach(), self._outputs[index]
-            check_redone(_inside(redone, moved[-1]), _inside(recorded, window), recorded, "model.head")
+            recomputed, recorded = outputs[index].detach(), self._outputs[index]
+            check_recomputed(_inside(recomputed, moved[-1]), _inside(recorded, window), recorded, "model.head")
         levels = range(count) if self._radius is None else sorted({index % count for index in cells})
         for level in levels:
             values = vjp_each([outputs[index] for index in cells], inputs[level], moved, inputs[level].is_cuda)
@@ -157,7 +152,7 @@ class DenseHead:
         return Window(values, top, left)
 
     def _crops(self, cells: Mapping[int, Window]) -> list[tuple[int, int, int, int]]:
-        """Return the rectangle (top, left, bottom, right) of each feature that the redo needs."""
+        """Return the rectangle (top, left, bottom, right) of each feature that recomputing it needs."""
         sizes = [(int(feature.shape[2]), int(feature.shape[3])) for feature in self.features]
         if self._radius is None:
             return [(0, 0, height, width) for height, width in sizes]
@@ -224,7 +219,7 @@ def _kept(output: Tensor) -> Tensor:
 def _by_anchor(output: Tensor, numbers: int) -> Tensor:
     """Return a map ``[1, anchors * numbers, H, W]`` as ``[H * W * anchors, numbers]``, in the order of the anchors."""
     if output.ndim != 4 or output.shape[0] != 1 or output.shape[1] % numbers:
-        raise Unsupported("model.head does not return two maps for each feature")
+        raise UnsupportedModelError("model.head does not return two maps for each feature")
     _, channels, height, width = output.shape
     return output.reshape(channels // numbers, numbers, height, width).permute(2, 3, 0, 1).reshape(-1, numbers)
 

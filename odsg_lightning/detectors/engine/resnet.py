@@ -13,15 +13,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from odsg_lightning.detectors.detectron2_import import require_detectron2
-from odsg_lightning.detectors.engine.cells import Box, Cells, Scratch, clipped, summed
+from odsg_lightning.detectors.detectron2_names import BasicBlock, BottleneckBlock, ResNet
 from odsg_lightning.detectors.engine.conv import LinearConv, transpose_3x3, transpose_3x3_stride_2
 from odsg_lightning.detectors.engine.stem import TransposedStem
-from odsg_lightning.detectors.engine.window import Unsupported, Window
-
-require_detectron2()
-
-from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, ResNet  # noqa: E402
+from odsg_lightning.detectors.engine.strided_window import Box, Scratch, StridedWindow, clipped, summed
+from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 
 _WASTE = 1.1
 """How much larger than needed a block's rectangle may be, so that a whole run of blocks works in one buffer."""
@@ -35,13 +31,13 @@ class TransposedResNet:
         name: what to call it in an error.
 
     Raises:
-        Unsupported: a part of it is not one of these; the message names the part.
+        UnsupportedModelError: a part of it is not one of these; the message names the part.
     """
 
     def __init__(self, resnet: nn.Module, name: str) -> None:
         """See the class for the arguments."""
         if not isinstance(resnet, ResNet) or type(resnet).forward is not ResNet.forward:
-            raise Unsupported(f"{name} is a {type(resnet).__name__}, not a ResNet")
+            raise UnsupportedModelError(f"{name} is a {type(resnet).__name__}, not a ResNet")
         parts: Any = resnet
         self._scratch = Scratch()
         self._stem = TransposedStem(parts.stem, f"{name}.stem")
@@ -61,14 +57,14 @@ class TransposedResNet:
 
     def of_image(self, index: int) -> "TransposedResNet":
         """Return the same network with the record of one image of a batch."""
-        one = copy.copy(self)
-        one._stem = self._stem.of_image(index)
-        one._stages = {name: [block.of_image(index) for block in stage] for name, stage in self._stages.items()}
-        return one
+        of_one = copy.copy(self)
+        of_one._stem = self._stem.of_image(index)
+        of_one._stages = {name: [block.of_image(index) for block in stage] for name, stage in self._stages.items()}
+        return of_one
 
-    def vjp(self, cotangents: Mapping[str, list[Cells]]) -> Window:
+    def vjp(self, cotangents: Mapping[str, list[StridedWindow]]) -> Window:
         """Carry cotangents of the stages' outputs (``"res4"``), each a sum of parts, back to the input."""
-        parts: list[Cells] = []
+        parts: list[StridedWindow] = []
         for name, blocks in reversed(self._stages.items()):
             parts = parts + cotangents.get(name, [])
             if parts:
@@ -76,7 +72,7 @@ class TransposedResNet:
         return self._stem.transposed(parts, self._scratch)
 
 
-def _through_stage(blocks: "list[_Block]", parts: list[Cells], scratch: Scratch) -> Cells:
+def _through_stage(blocks: "list[_Block]", parts: list[StridedWindow], scratch: Scratch) -> StridedWindow:
     """Carry the cotangents of a stage's output, given as a sum of parts, back to its input."""
     reached = Box.around([part.box for part in parts])
     for index in reversed(range(len(blocks))):
@@ -87,7 +83,7 @@ def _through_stage(blocks: "list[_Block]", parts: list[Cells], scratch: Scratch)
             total = parts[0]
         else:
             room = _room(reached, [earlier.margin for earlier in blocks[index::-1]], block.size)
-            total = Cells(summed(parts, room, scratch), room.top, room.left)
+            total = StridedWindow(summed(parts, room, scratch), room.top, room.left)
         parts = [block.transposed(total, parts)]
         reached = needed
     return parts[0]
@@ -108,14 +104,14 @@ def _room(reached: Box, margins: list[int], size: tuple[int, int]) -> Box:
 class _Block:
     """A basic or bottleneck block: convolutions with ReLUs between, plus a shortcut, and a ReLU on the sum."""
 
-    def __init__(self, block: Any, name: str) -> None:  # noqa: ANN401 - of a class to be found out
+    def __init__(self, block: Any, name: str) -> None:
         forward = type(block).forward
         if forward is BottleneckBlock.forward:
             kernels = {"conv1": 1, "conv2": 3, "conv3": 1}
         elif forward is BasicBlock.forward:
             kernels = {"conv1": 3, "conv2": 3}
         else:
-            raise Unsupported(f"{name} is a {type(block).__name__}, not a basic or bottleneck block")
+            raise UnsupportedModelError(f"{name} is a {type(block).__name__}, not a basic or bottleneck block")
         self._block = block
         self._convs = [LinearConv(getattr(block, conv), k, f"{name}.{conv}") for conv, k in kernels.items()]
         self._kernels = list(kernels.values())
@@ -124,7 +120,7 @@ class _Block:
         strided = [conv.stride for conv in self._convs if conv.stride > 1]
         behind_another = len(kernels) == 3 and self._convs[2].stride > 1
         if len(strided) > 1 or behind_another or (strided and self._shortcut is None):
-            raise Unsupported(f"{name} has strides that are not a ResNet's")
+            raise UnsupportedModelError(f"{name} has strides that are not a ResNet's")
         self.margin = sum(k // 2 for k, conv in zip(self._kernels, self._convs, strict=True) if conv.stride == 1)
         """By how many cells of its output a cotangent grows inside."""
 
@@ -136,16 +132,16 @@ class _Block:
         yield self._block.register_forward_hook(self._record(last))
 
     def _record(self, index: int) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:  # noqa: ANN401
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             self._open[index] = (output.detach() > 0).permute(0, 2, 3, 1).contiguous()
 
         return hook
 
     def of_image(self, index: int) -> "_Block":
         """Return the same block with the record of one image of a batch."""
-        one = copy.copy(self)
-        one._open = {conv: is_open[index : index + 1] for conv, is_open in self._open.items()}
-        return one
+        of_one = copy.copy(self)
+        of_one._open = {conv: is_open[index : index + 1] for conv, is_open in self._open.items()}
+        return of_one
 
     @property
     def size(self) -> tuple[int, int]:
@@ -153,7 +149,7 @@ class _Block:
         height, width = self._open[len(self._convs) - 1].shape[1:3]
         return height, width
 
-    def transposed(self, total: Cells, parts: list[Cells]) -> Cells:
+    def transposed(self, total: StridedWindow, parts: list[StridedWindow]) -> StridedWindow:
         """Carry a cotangent of its output back to its input.
 
         Args:
@@ -175,12 +171,12 @@ class _Block:
         step = self._shortcut.stride
         if self._kernels[0] == 1 and conv.stride == step:
             outer.view(-1, outer.shape[3]).addmm_(inner.values.flatten(0, 2), conv.matrix(dtype))
-            return Cells(outer, step * total.top, step * total.left, step)
-        through = [self._through(0, inner), Cells(outer, step * total.top, step * total.left, step)]
+            return StridedWindow(outer, step * total.top, step * total.left, step)
+        through = [self._through(0, inner), StridedWindow(outer, step * total.top, step * total.left, step)]
         box = Box.around([part.box for part in through])
-        return Cells(summed(through, box), box.top, box.left)
+        return StridedWindow(summed(through, box), box.top, box.left)
 
-    def _inner(self, total: Cells, parts: list[Cells]) -> Cells:
+    def _inner(self, total: StridedWindow, parts: list[StridedWindow]) -> StridedWindow:
         """Carry the masked cotangent of the output back to the output of the first convolution, on the same cells."""
         coarse = [part for part in parts if part.step > 1]
         dense = [part.box for part in parts if part.step == 1]
@@ -189,31 +185,35 @@ class _Block:
             return self._to_first(total)
         # Only every second cell holds anything, but where the pyramid adds its own: a quarter of the work.
         (part,) = coarse
-        every_second = Cells(part.within(total.box, total.values).clone(), part.top, part.left, part.step)
+        every_second = StridedWindow(part.within(total.box, total.values).clone(), part.top, part.left, part.step)
         pieces = [every_second]
         if dense:
             every_second.part(around).zero_()
             box = around.grown(1, self.size)
-            pieces.append(Cells(summed([Cells(total.part(around), around.top, around.left)], box), box.top, box.left))
-        return Cells(summed([self._to_first(piece) for piece in pieces], total.box), total.top, total.left)
+            pieces.append(
+                StridedWindow(
+                    summed([StridedWindow(total.part(around), around.top, around.left)], box), box.top, box.left
+                )
+            )
+        return StridedWindow(summed([self._to_first(piece) for piece in pieces], total.box), total.top, total.left)
 
-    def _to_first(self, cotangent: Cells) -> Cells:
+    def _to_first(self, cotangent: StridedWindow) -> StridedWindow:
         for index in reversed(range(1, len(self._convs))):
             cotangent = self._masked(self._through(index, cotangent), index - 1)
         return cotangent
 
-    def _through(self, index: int, cotangent: Cells) -> Cells:
+    def _through(self, index: int, cotangent: StridedWindow) -> StridedWindow:
         """Carry a cotangent back through one convolution."""
         conv, values, top, left = self._convs[index], cotangent.values, cotangent.top, cotangent.left
         if self._kernels[index] == 1:
-            return Cells(values @ conv.matrix(values.dtype), top, left, cotangent.step)
+            return StridedWindow(values @ conv.matrix(values.dtype), top, left, cotangent.step)
         if conv.stride == cotangent.step == 1:
-            return Cells(transpose_3x3(conv, values), top, left)
+            return StridedWindow(transpose_3x3(conv, values), top, left)
         # A gap between the cells and a stride of the convolution are the same thing for its transpose.
         finer = (conv.stride * self.size[0], conv.stride * self.size[1])
         return clipped(transpose_3x3_stride_2(conv, values), conv.stride * top - 1, conv.stride * left - 1, finer)
 
-    def _masked(self, cotangent: Cells, index: int) -> Cells:
+    def _masked(self, cotangent: StridedWindow, index: int) -> StridedWindow:
         """Zero a cotangent, in place, where a ReLU was closed."""
         box, step = cotangent.box, cotangent.step
         is_open = self._open[index][0, box.top : box.bottom : step, box.left : box.right : step]

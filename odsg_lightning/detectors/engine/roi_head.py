@@ -1,4 +1,4 @@
-"""Faster R-CNN's box head, redone only for the proposals that a detection came from."""
+"""Faster R-CNN's box head, recomputed only for the proposals that a detection came from."""
 
 import math
 from collections.abc import Iterator
@@ -8,14 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from odsg_lightning.detectors.detectron2_import import require_detectron2
-from odsg_lightning.detectors.engine.redo import Jacobian, check_redone, flattened, leaves_in_place_of
-from odsg_lightning.detectors.engine.window import Unsupported, Window
-
-require_detectron2()
-
-from detectron2.layers import ROIAlign  # noqa: E402
-from detectron2.structures import Boxes  # noqa: E402
+from odsg_lightning.detectors.detectron2_names import Boxes, ROIAlign
+from odsg_lightning.detectors.engine.recompute import Jacobian, check_recomputed, flattened, leaves_in_place_of
+from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 
 _MARGIN = 2
 """Cells of the coarsest feature around the RoIs: RoIAlign reads less than two cells beyond a box at every level, and
@@ -42,7 +37,7 @@ class RoiHead:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record the head's next forward pass, and let autograd start anew behind it."""
+        """Record the head's next forward pass, and let autograd start again behind it."""
         pooled: list[tuple[Any, ...]] = []
         calls = 0
 
@@ -50,7 +45,7 @@ class RoiHead:
             if calls == 0:  # later calls serve the mask head
                 pooled.append(args)
 
-        def after_predictor(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> Any:  # noqa: ANN401
+        def after_predictor(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> Any:
             nonlocal calls
             calls += 1
             self.leaves = []
@@ -66,19 +61,21 @@ class RoiHead:
                 hooks.callback(handle.remove)
             yield
         if calls != 1 or len(pooled) != 1:
-            raise Unsupported(f"the box pooler was called {len(pooled)} times and the box predictor {calls} times")
+            raise UnsupportedModelError(
+                f"the box pooler was called {len(pooled)} times and the box predictor {calls} times"
+            )
         if len(pooled[0]) != 2 or len(pooled[0][1]) != 1 or type(pooled[0][1][0]) is not Boxes:
-            raise Unsupported("the box pooler is not called with features and the boxes of one image")
+            raise UnsupportedModelError("the box pooler is not called with features and the boxes of one image")
         self.features = list(pooled[0][0])
         self._proposals = pooled[0][1][0].tensor.detach()
         if any(leaf.ndim != 2 or len(leaf) != len(self._proposals) for leaf in self.leaves):
-            raise Unsupported("the box predictor does not return one row for each proposal")
+            raise UnsupportedModelError("the box predictor does not return one row for each proposal")
 
     def cotangents(self, jacobian: Jacobian) -> list[Window | None]:
         """Carry a detection's numbers back to the features; see :class:`odsg_lightning.detectors.engine.cut.Head`.
 
         Raises:
-            Unsupported: the head does not give the same for these proposals on a part of the features.
+            UnsupportedModelError: the head does not give the same for these proposals on a part of the features.
         """
         numbers = len(jacobian)
         present = [derivative for row in jacobian for derivative in row if derivative is not None]
@@ -98,17 +95,19 @@ class RoiHead:
         cotangents = []
         for index, (output, leaf) in enumerate(zip(outputs, self.leaves, strict=True)):
             recorded = leaf.detach()
-            check_redone(output.detach(), recorded[rows].repeat(numbers, 1), recorded, "the box head")
+            check_recomputed(output.detach(), recorded[rows].repeat(numbers, 1), recorded, "the box head")
             zero = torch.zeros_like(recorded[rows])
             derivatives = (row[index] for row in jacobian)
-            cotangents.append(torch.cat([zero if one is None else one[rows] for one in derivatives]))
+            cotangents.append(
+                torch.cat([zero if derivative is None else derivative[rows] for derivative in derivatives])
+            )
         gradients = torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True)
         for level, (gradient, (y, x, _, _)) in enumerate(zip(gradients, crops, strict=True)):
             if gradient is not None and (gradient != 0).any():
                 result[level] = Window(gradient, y, x).trimmed()
         return result
 
-    def _predict(self, features: list[Tensor], boxes: list[Boxes]) -> Any:  # noqa: ANN401 - as the predictor has it
+    def _predict(self, features: list[Tensor], boxes: list[Boxes]) -> Any:
         regions = self._body(self._pooler(features, boxes))
         return self._predictor(regions if self._standard else regions.mean(dim=[2, 3]))
 
@@ -119,8 +118,10 @@ class RoiHead:
         have the size by which the pooler assigns levels.
         """
         poolers: list[Any] = list(self._pooler.get_submodule("level_poolers").children())
-        strides = [1 / one.spatial_scale for one in poolers]
-        if any(type(one) is not ROIAlign for one in poolers) or any(not stride.is_integer() for stride in strides):
+        strides = [1 / pooler.spatial_scale for pooler in poolers]
+        if any(type(pooler) is not ROIAlign for pooler in poolers) or any(
+            not stride.is_integer() for stride in strides
+        ):
             return [(0, 0, *feature.shape[2:]) for feature in self.features], (0, 0)
         step = int(max(strides))
         left, top = ((math.floor(float(value) / step) - _MARGIN) * step for value in boxes[:, :2].amin(dim=0))

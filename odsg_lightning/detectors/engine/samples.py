@@ -1,8 +1,8 @@
-"""Several noisy copies of an image in one forward pass of the backbone, where a GPU would wait for launches.
+"""Several noise samples of an image in one forward pass of the backbone, where a GPU would wait for launches.
 
-The rest of the detector runs for each copy by itself, as Detectron2 runs it: 0.5 cannot differentiate a batch. What is
-batched are the backbones that the windowed engine knows. Autograd through a graph of B images costs B times as much for
-each of them, which is more than one forward pass can save.
+The rest of the detector runs for each of them by itself, as Detectron2 runs it: 0.5 cannot differentiate a batch. What
+is batched are the backbones that the windowed engine knows. Autograd through a graph of B images costs B times as much
+for each of them, which is more than one forward pass can save.
 """
 
 from collections import deque
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from odsg_lightning.detectors.engine.backbone import BackboneEngine
 from odsg_lightning.detectors.engine.chunks import free_memory, out_of_memory
 from odsg_lightning.detectors.engine.parameters import Snapshot
-from odsg_lightning.detectors.engine.window import Unsupported, Window
+from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 from odsg_lightning.detectors.engine.windowed import WindowedBackbone
 
 Result = TypeVar("Result")
@@ -31,7 +31,7 @@ _MOST = 16
 
 
 def samples_at_once(image: Tensor, device: torch.device) -> int:
-    """Return how many noisy copies of an image ``[3, H, W]`` one pass may take: one on a CPU, which gains nothing."""
+    """Return how many noise samples of an image ``[3, H, W]`` may run at once: one on a CPU, which gains nothing."""
     if device.type != "cuda":
         return 1
     each = _FLOATS_PER_PIXEL * image.shape[1] * image.shape[2] * image.element_size()
@@ -69,7 +69,7 @@ def in_batches(
         try:
             if not started:
                 started.extend(start(list(islice(waiting, limit))))
-            found = [started[0]()]
+            finished = [started[0]()]
         except RuntimeError as error:
             if limit == 1 or not out_of_memory(error):
                 raise
@@ -78,7 +78,7 @@ def in_batches(
             continue  # when the traceback has let go of what the batch had allocated
         waiting.popleft()
         started.popleft()
-        yield found.pop()  # and is not kept here: the caller lets go of one before the next is made
+        yield finished.pop()  # and is not kept here: the caller lets go of one before the next is made
 
 
 class ReplayedBackbone:
@@ -111,14 +111,14 @@ class ReplayedBackbone:
         """Let the backbone return the recorded features inside.
 
         Raises:
-            Unsupported: it is given something else than in the batch.
+            UnsupportedModelError: it is given something else than in the batch.
             RuntimeError: the model's weights were changed since.
         """
         self._weights.check()
 
         def replay(pixels: Tensor) -> dict[str, Tensor]:
             if not torch.equal(pixels, self._pixels):
-                raise Unsupported("the backbone's input differs from that in a batch")
+                raise UnsupportedModelError("the backbone's input differs from that in a batch")
             return self._features
 
         self._backbone.forward = replay

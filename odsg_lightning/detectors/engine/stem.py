@@ -8,14 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from odsg_lightning.detectors.detectron2_import import require_detectron2
-from odsg_lightning.detectors.engine.cells import Box, Cells, Scratch, clipped, summed
+from odsg_lightning.detectors.detectron2_names import BasicStem
 from odsg_lightning.detectors.engine.conv import LinearConv, transpose_7x7_stride_2
-from odsg_lightning.detectors.engine.window import Unsupported, Window
-
-require_detectron2()
-
-from detectron2.modeling.backbone.resnet import BasicStem  # noqa: E402
+from odsg_lightning.detectors.engine.strided_window import Box, Scratch, StridedWindow, clipped, summed
+from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 
 
 class TransposedStem:
@@ -26,13 +22,13 @@ class TransposedStem:
         name: what to call it in an error.
 
     Raises:
-        Unsupported: it is something else.
+        UnsupportedModelError: it is something else.
     """
 
-    def __init__(self, stem: Any, name: str) -> None:  # noqa: ANN401 - of a class to be found out
+    def __init__(self, stem: Any, name: str) -> None:
         """See the class for the arguments."""
         if type(stem).forward is not BasicStem.forward:
-            raise Unsupported(f"{name} is a {type(stem).__name__}, not a plain ResNet stem")
+            raise UnsupportedModelError(f"{name} is a {type(stem).__name__}, not a plain ResNet stem")
         self._module = stem
         self._conv = LinearConv(stem.conv1, 7, f"{name}.conv1")
 
@@ -43,7 +39,7 @@ class TransposedStem:
             self._image_size = (int(inputs[0].shape[2]), int(inputs[0].shape[3]))
             self._convolved = output  # the ReLU works on it in place
 
-        def keep_maxima(module: nn.Module, inputs: Any, output: Tensor) -> None:  # noqa: ANN401
+        def keep_maxima(module: nn.Module, inputs: Any, output: Tensor) -> None:
             convolved = self._convolved.detach()
             del self._convolved
             self._size = (int(convolved.shape[2]), int(convolved.shape[3]))
@@ -57,12 +53,12 @@ class TransposedStem:
 
     def of_image(self, index: int) -> "TransposedStem":
         """Return the same stem with the record of one image of a batch."""
-        one = copy.copy(self)
+        of_one = copy.copy(self)
         here = slice(index, index + 1)
-        one._open, one._rows, one._columns = self._open[here], self._rows[here], self._columns[here]
-        return one
+        of_one._open, of_one._rows, of_one._columns = self._open[here], self._rows[here], self._columns[here]
+        return of_one
 
-    def transposed(self, parts: list[Cells], scratch: Scratch) -> Window:
+    def transposed(self, parts: list[StridedWindow], scratch: Scratch) -> Window:
         """Carry the sum of cotangents of its output back to the image."""
         box = Box.around([part.box for part in parts])
         total = summed(parts, box, scratch)
@@ -77,5 +73,5 @@ class TransposedStem:
         convolved.scatter_add_(1, targets.flatten().expand(count, -1), total.flatten(1))
         convolved = convolved.view(count, pooled.bottom - pooled.top, width, channels)
         image = transpose_7x7_stride_2(self._conv, convolved)
-        found = clipped(image.permute(0, 2, 3, 1), 2 * pooled.top - 4, 2 * pooled.left - 4, self._image_size)
-        return Window(found.values.permute(0, 3, 1, 2), found.top, found.left)
+        window = clipped(image.permute(0, 2, 3, 1), 2 * pooled.top - 4, 2 * pooled.left - 4, self._image_size)
+        return Window(window.values.permute(0, 3, 1, 2), window.top, window.left)

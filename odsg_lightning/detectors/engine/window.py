@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 
-class Unsupported(Exception):
+class UnsupportedModelError(Exception):
     """A detector is built in a way that an engine does not know; the message says which part, and why."""
 
 

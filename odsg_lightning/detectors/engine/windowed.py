@@ -9,15 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from odsg_lightning.detectors.detectron2_import import require_detectron2
-from odsg_lightning.detectors.engine.cells import Box, Cells, clipped, summed
+from odsg_lightning.detectors.detectron2_names import FPN, LastLevelMaxPool, LastLevelP6P7
 from odsg_lightning.detectors.engine.conv import LinearConv, transpose_3x3, transpose_3x3_stride_2
 from odsg_lightning.detectors.engine.resnet import TransposedResNet
-from odsg_lightning.detectors.engine.window import Unsupported, Window
-
-require_detectron2()
-
-from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7  # noqa: E402
+from odsg_lightning.detectors.engine.strided_window import Box, StridedWindow, clipped, summed
+from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 
 
 class WindowedBackbone:
@@ -28,13 +24,13 @@ class WindowedBackbone:
         dtype: of the backward pass; ``torch.bfloat16`` is approximate. By default that of the features.
 
     Raises:
-        Unsupported: a part of it is of another kind; the message names the part.
+        UnsupportedModelError: a part of it is of another kind; the message names the part.
     """
 
     def __init__(self, backbone: nn.Module, dtype: torch.dtype | None = None) -> None:
         """See the class for the arguments."""
         if type(backbone).forward is not FPN.forward:
-            raise Unsupported(f"backbone is a {type(backbone).__name__}, not an FPN")
+            raise UnsupportedModelError(f"backbone is a {type(backbone).__name__}, not an FPN")
         fpn: Any = backbone
         self._fpn = backbone
         self._dtype = dtype
@@ -47,7 +43,7 @@ class WindowedBackbone:
         self._fuse = 0.5 if fpn._fuse_type == "avg" else 1.0
         self._top = None if fpn.top_block is None else _TopBlock(fpn.top_block)
         if self._top is not None and self._top.reads not in (self._stages[-1], self._levels[-1]):
-            raise Unsupported(f"backbone.top_block reads {self._top.reads}, not the coarsest level")
+            raise UnsupportedModelError(f"backbone.top_block reads {self._top.reads}, not the coarsest level")
         self._sizes: dict[str, tuple[int, int]] = {}
 
     @contextmanager
@@ -60,7 +56,7 @@ class WindowedBackbone:
 
         def after(module: nn.Module, inputs: tuple[Tensor, ...], features: dict[str, Tensor]) -> None:
             torch.set_grad_enabled(mode)
-            self._sizes = {name: (int(one.shape[2]), int(one.shape[3])) for name, one in features.items()}
+            self._sizes = {name: (int(feature.shape[2]), int(feature.shape[3])) for name, feature in features.items()}
             if self._top is not None:
                 self._top.record(features[self._top_levels[0]])
 
@@ -75,36 +71,38 @@ class WindowedBackbone:
 
     def of_image(self, index: int) -> "WindowedBackbone":
         """Return the same engine with the record of one image, where it recorded a batch."""
-        one = copy.copy(self)
-        one._resnet = self._resnet.of_image(index)
-        one._top = None if self._top is None else self._top.of_image(index)
-        return one
+        of_one = copy.copy(self)
+        of_one._resnet = self._resnet.of_image(index)
+        of_one._top = None if self._top is None else self._top.of_image(index)
+        return of_one
 
     @torch.no_grad()
     def vjp(self, cotangents: Mapping[str, Window]) -> Window:
         """Carry cotangents of the features back to the backbone's input; see the protocol."""
         if not self._sizes:
             raise RuntimeError("Expected a recorded forward pass of the backbone, but there was none.")
-        found = {name: _channels_last(window, self._dtype) for name, window in cotangents.items()}
-        outputs = {level: [found[level]] for level in self._levels if level in found}
-        stages: dict[str, list[Cells]] = {}
-        if any(level in found for level in self._top_levels):
+        windows = {name: _channels_last(window, self._dtype) for name, window in cotangents.items()}
+        outputs = {level: [windows[level]] for level in self._levels if level in windows}
+        stages: dict[str, list[StridedWindow]] = {}
+        if any(level in windows for level in self._top_levels):
             assert self._top is not None
-            through = self._top.transposed([found.get(level) for level in self._top_levels], self._top_sizes())
+            through = self._top.transposed([windows.get(level) for level in self._top_levels], self._top_sizes())
             target = stages if self._top.reads == self._stages[-1] else outputs
             target.setdefault(self._top.reads, []).append(through)
-        inner: Cells | None = None  # of the sum of lateral and coarser maps, from the finest level to the coarsest
+        inner: StridedWindow | None = (
+            None  # of the sum of lateral and coarser maps, from the finest level to the coarsest
+        )
         for index, level in enumerate(self._levels):
             parts = [] if inner is None else [_upsampling_transposed(inner)]
             if level in outputs:
                 box = Box.around([part.box for part in outputs[level]]).grown(1, self._sizes[level])
                 values = transpose_3x3(self._outputs[index], summed(outputs[level], box))
-                parts.append(Cells(values, box.top, box.left))
+                parts.append(StridedWindow(values, box.top, box.left))
             if parts:
                 box = Box.around([part.box for part in parts])
                 values = summed(parts, box) * (self._fuse if index + 1 < len(self._levels) else 1.0)
-                inner = Cells(values, box.top, box.left)
-                lateral = Cells(values @ self._laterals[index].matrix(values.dtype), box.top, box.left)
+                inner = StridedWindow(values, box.top, box.left)
+                lateral = StridedWindow(values @ self._laterals[index].matrix(values.dtype), box.top, box.left)
                 stages.setdefault(self._stages[index], []).append(lateral)
         image = self._resnet.vjp(stages)
         return Window(image.values.to(next(iter(cotangents.values())).values.dtype), image.top, image.left)
@@ -117,15 +115,15 @@ class WindowedBackbone:
 class _TopBlock:
     """What makes the coarsest levels: max-pooling of one cell and stride 2, or two 3x3 convolutions of stride 2."""
 
-    def __init__(self, block: Any) -> None:  # noqa: ANN401 - of a class to be found out
+    def __init__(self, block: Any) -> None:
         name = "backbone.top_block"
         self._convs: list[LinearConv] = []
         if type(block).forward is LastLevelP6P7.forward:
             self._convs = [LinearConv(block.p6, 3, f"{name}.p6"), LinearConv(block.p7, 3, f"{name}.p7")]
         elif type(block).forward is not LastLevelMaxPool.forward:
-            raise Unsupported(f"{name} is a {type(block).__name__}, not LastLevelP6P7 or LastLevelMaxPool")
+            raise UnsupportedModelError(f"{name} is a {type(block).__name__}, not LastLevelP6P7 or LastLevelMaxPool")
         if any(conv.stride != 2 for conv in self._convs):
-            raise Unsupported(f"{name} has a stride other than 2")
+            raise UnsupportedModelError(f"{name} has a stride other than 2")
         self.reads: str = block.in_feature
 
     def record(self, p6: Tensor) -> None:
@@ -134,16 +132,16 @@ class _TopBlock:
 
     def of_image(self, index: int) -> "_TopBlock":
         """Return the same block with the record of one image of a batch."""
-        one = copy.copy(self)
-        one._open = self._open[index : index + 1]
-        return one
+        of_one = copy.copy(self)
+        of_one._open = self._open[index : index + 1]
+        return of_one
 
-    def transposed(self, levels: list[Cells | None], sizes: list[tuple[int, int]]) -> Cells:
+    def transposed(self, levels: list[StridedWindow | None], sizes: list[tuple[int, int]]) -> StridedWindow:
         """Carry cotangents of its levels back to what it reads; ``sizes`` are those of that and of the levels."""
         p6 = levels[0]
         if not self._convs:
             assert p6 is not None
-            return Cells(p6.values, 2 * p6.top, 2 * p6.left, 2)
+            return StridedWindow(p6.values, 2 * p6.top, 2 * p6.left, 2)
         parts = [] if p6 is None else [p6]
         if levels[1] is not None:
             p7 = levels[1]
@@ -161,16 +159,16 @@ def _convs(modules: Iterable[nn.Module], kernel: int, name: str) -> list[LinearC
     return [LinearConv(conv, kernel, f"{name}.{index}") for index, conv in enumerate(modules)][::-1]
 
 
-def _channels_last(window: Window, dtype: torch.dtype | None) -> Cells:
+def _channels_last(window: Window, dtype: torch.dtype | None) -> StridedWindow:
     values = window.values.detach().permute(0, 2, 3, 1)
-    return Cells(values.to(dtype or values.dtype).contiguous(), window.top, window.left)
+    return StridedWindow(values.to(dtype or values.dtype).contiguous(), window.top, window.left)
 
 
-def _upsampling_transposed(cotangent: Cells) -> Cells:
+def _upsampling_transposed(cotangent: StridedWindow) -> StridedWindow:
     """Carry a cotangent back through nearest-neighbour upsampling by 2: sum over each 2x2 cells."""
     box = cotangent.box
     even = (box.left % 2, box.right % 2, box.top % 2, box.bottom % 2)
     values = F.pad(cotangent.values, (0, 0, *even))
     count, height, width, channels = values.shape
     values = values.view(count, height // 2, 2, width // 2, 2, channels).sum((2, 4))
-    return Cells(values, box.top // 2, box.left // 2)
+    return StridedWindow(values, box.top // 2, box.left // 2)

@@ -4,19 +4,15 @@ import types
 
 import pytest
 import torch
+from detectron2.modeling import GeneralizedRCNN, RetinaNet
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads import StandardROIHeads
 from torch import nn
 
 from odsg_lightning.detectors.build import build_detector, load_config
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
-from odsg_lightning.detectors.detectron2_import import require_detectron2
 from odsg_lightning.detectors.engine.choose import choose_engine
-from odsg_lightning.detectors.protocol import EngineChoice, LinearizingDetector
-
-require_detectron2()
-
-from detectron2.modeling import GeneralizedRCNN, RetinaNet  # noqa: E402
-from detectron2.modeling.proposal_generator import RPN  # noqa: E402
-from detectron2.modeling.roi_heads import StandardROIHeads  # noqa: E402
+from odsg_lightning.saliency.protocol import EngineChoice, LinearizingDetector
 
 
 @pytest.fixture

@@ -8,7 +8,16 @@ from itertools import combinations
 
 import pytest
 import torch
-from helpers.engine_cases import assert_as_plain_autograd, finding_much, on_image, untouched
+from helpers.engine_cases import (
+    assert_as_plain_autograd,
+    cut_through,
+    finding_much,
+    first,
+    image_with,
+    on_image,
+    unclipped,
+    untouched,
+)
 
 from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.detectors.build import build_detector, load_config
@@ -56,22 +65,28 @@ def leaves_behind(nodes):
     return found
 
 
-def cut_through(sample):
-    """Return the side of an image up to the middle of its first object, at a size that is not a multiple of 32."""
-    middle = int(sample.boxes[0, 0::2].mean())
-    image = sample.image[:, :115]
-    return (image[:, :, middle:] if middle < 64 else image[:, :, :middle]).double()
+def shared_places(places):
+    """Whether an anchor or a proposal has two detections, and, of anchors, whether a cell has two of them."""
+    pairs = list(combinations(places, 2))
+    cells = not isinstance(places[0], tuple) or any(a[:2] == b[:2] and a[2] != b[2] for a, b in pairs)
+    return cells and any(one == other for one, other in pairs)
+
+
+def images(trained):
+    return [sample.image for sample in trained.samples]
 
 
 @pytest.mark.slow
 class TestExact:
     def test_shared_anchors_cells_and_proposals_at_the_border(self, trained):
         adapter = Detectron2Adapter(finding_much(trained.model))
-        image = cut_through(trained.samples[2])
-        places = origins(cut(adapter, image))
-        assert any(one == other for one, other in combinations(places, 2))  # an anchor or a proposal of two detections
-        if isinstance(places[0], tuple):
-            assert any(a[:2] == b[:2] and a[2] != b[2] for a, b in combinations(places, 2))  # two anchors of a cell
+
+        def has_all_of_it(image):
+            linearization = cut(adapter, image)
+            inside = unclipped(linearization.detections, image)
+            return 0 < len(inside) < len(linearization.detections) and shared_places(origins(linearization))
+
+        image = first(map(cut_through, trained.samples), has_all_of_it)
         plain = assert_as_plain_autograd(adapter, image)
         clipped = [(gradient[:4] == 0).flatten(1).all(dim=1).any() for gradient in plain]
         assert any(clipped)  # coordinates at the image border
@@ -79,14 +94,16 @@ class TestExact:
 
     def test_single_precision(self, trained):
         adapter = Detectron2Adapter(trained.model)
-        assert_as_plain_autograd(adapter, trained.samples[1].image, tolerance=1e-4)
+        assert_as_plain_autograd(adapter, image_with(adapter, images(trained)[1:], 1), tolerance=1e-4)
 
     def test_rgb(self, trained):
         adapter = Detectron2Adapter(finding_much(trained.model), input_format="RGB")
-        assert_as_plain_autograd(adapter, trained.samples[2].image.double(), [0, 3])
+        image = image_with(adapter, [image.double() for image in images(trained)[2:]], 4)
+        assert_as_plain_autograd(adapter, image, [0, 3])
 
     def test_detections_are_those_of_the_model(self, trained):
-        adapter, image = Detectron2Adapter(trained.model), trained.samples[3].image
+        adapter = Detectron2Adapter(trained.model)
+        image = image_with(adapter, images(trained)[3:], 1)
         with torch.no_grad():
             (expected,) = adapter.detect([image])
         found = cut(adapter, image).detections
@@ -95,19 +112,22 @@ class TestExact:
             assert torch.equal(getattr(found, field), getattr(expected, field))
 
     def test_indices_in_any_order_and_again(self, trained):
-        adapter, image = Detectron2Adapter(trained.model), trained.samples[0].image
+        adapter = Detectron2Adapter(trained.model)
+        image = image_with(adapter, images(trained), 2)
         linearization = cut(adapter, image)
-        first, second, again = [on_image(one, image) for one in linearization.gradients(iter([1, 0, 1]))]
-        assert torch.equal(first, again)
+        one, other, again = [on_image(gradient, image) for gradient in linearization.gradients(iter([1, 0, 1]))]
+        assert torch.equal(one, again)
+        assert not torch.equal(one, other)
         ((expected, _, _),) = AutogradLinearization(adapter, image).gradients([0])
-        torch.testing.assert_close(second, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+        torch.testing.assert_close(other, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.slow
 class TestNoTrace:
     @pytest.mark.parametrize("outer", [torch.no_grad, torch.inference_mode, torch.enable_grad])
     def test_with_trainable_parameters_in_every_grad_mode(self, trained, outer):
-        adapter, image = Detectron2Adapter(trained.model), trained.samples[0].image
+        adapter = Detectron2Adapter(trained.model)
+        image = image_with(adapter, images(trained), 2)
         assert any(parameter.requires_grad for parameter in trained.model.parameters())
         with untouched(trained.model), outer():
             linearization = cut(adapter, image)
@@ -119,8 +139,9 @@ class TestNoTrace:
             assert len(list(gradients)) == 1
 
     def test_isolated(self, trained):
+        adapter = Detectron2Adapter(trained.model)
         with isolated(trained.model):
-            assert_as_plain_autograd(Detectron2Adapter(trained.model), trained.samples[0].image, [0], tolerance=1e-4)
+            assert_as_plain_autograd(adapter, image_with(adapter, images(trained), 1), [0], tolerance=1e-4)
 
     @pytest.mark.parametrize("part", ["backbone", "head", "behind"])
     def test_after_an_error(self, trained, part, monkeypatch):
@@ -141,14 +162,16 @@ class TestNoTrace:
                 adapter.linearize(image, engine="cut")
 
     def test_no_graph_goes_through_parameters(self, trained):
-        linearization = cut(Detectron2Adapter(trained.model), trained.samples[0].image)
+        adapter = Detectron2Adapter(trained.model)
+        linearization = cut(adapter, image_with(adapter, images(trained), 1))
         starts = [feature.grad_fn for feature in linearization._backbone._features.values()]
         ends = leaves_behind([linearization._outputs.boxes.grad_fn, linearization._outputs.scores.grad_fn, *starts])
         ours = [linearization._backbone._input, *linearization._head.leaves]
         assert {id(leaf) for leaf in ends} == {id(leaf) for leaf in ours}
 
     def test_memory_is_freed_with_the_linearization(self, trained):
-        linearization = cut(Detectron2Adapter(trained.model), trained.samples[0].image)
+        adapter = Detectron2Adapter(trained.model)
+        linearization = cut(adapter, image_with(adapter, images(trained), 1))
         next(linearization.gradients([0]))
         kept = [weakref.ref(linearization._backbone._input), weakref.ref(linearization._head.leaves[0])]
         gc.disable()  # no cycle that would wait for the collector

@@ -1,4 +1,4 @@
-"""Several noisy copies of an image in one pass of the backbone: the numbers of one after the other, and no trace."""
+"""Several noise samples in one pass of the backbone: the numbers of one after the other, and no trace."""
 
 import gc
 import warnings
@@ -6,15 +6,16 @@ import weakref
 
 import pytest
 import torch
-from helpers.engine_cases import finding_much, on_image, untouched
+from helpers.engine_cases import finding_much, first, image_with, on_image, unclipped, untouched
 
 from odsg_lightning.detectors.build import build_detector, load_config
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
 from odsg_lightning.detectors.engine import samples
 from odsg_lightning.detectors.engine.samples import in_batches, samples_at_once
-from odsg_lightning.detectors.protocol import BatchingDetector
 from odsg_lightning.saliency.gradients import linearize_each
+from odsg_lightning.saliency.masks import defined_maps
 from odsg_lightning.saliency.noise import image_generator, noisy_images
+from odsg_lightning.saliency.protocol import BatchingDetector
 from odsg_lightning.saliency.smoothgrad import smoothgrad
 
 
@@ -125,8 +126,10 @@ class TestTrained:
     @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
     def test_as_one_by_one(self, trained, engine, mode):
         model = finding_much(trained.model)
-        images = noisy(trained.samples[0].image[:, :115].double(), 4)  # padded at the bottom
+        cropped = (sample.image[:, :115].double() for sample in trained.samples)  # padded at the bottom
+        images = noisy(image_with(Detectron2Adapter(model, "RGB"), cropped, 1), 4)
         expected = one_by_one(Detectron2Adapter(model, "RGB"), images, engine)
+        assert all(len(one.detections) > 0 for one in expected)
         sizes = batch_sizes(model)
         with warnings.catch_warnings(), untouched(model), mode():
             warnings.simplefilter("error", RuntimeWarning)  # no fallback
@@ -149,30 +152,36 @@ class TestTrained:
     @pytest.mark.parametrize("fits", [8, 1, 0])
     def test_maps_whether_memory_suffices_or_not(self, trained, fits):
         model = finding_much(trained.model)
-        image = trained.samples[0].image.double()
-        with torch.no_grad():
-            (reference,) = Detectron2Adapter(model).detect([image])
-        best = reference.scores.argsort(descending=True)[:2].tolist()
 
-        def maps(adapter):
-            generator = image_generator(0, 1)
+        def detections(image):
+            with torch.no_grad():
+                return Detectron2Adapter(model).detect([image])[0]
+
+        def maps(adapter, image, reference):
+            best, generator = unclipped(reference, image)[:2], image_generator(0, 1)
             saliencies = smoothgrad(adapter, image, reference, best, generator=generator, n_samples=5, tolerance=0.2)
             return saliencies, generator.get_state()
 
-        expected, state = maps(Detectron2Adapter(model))
+        def withstands_noise(image):
+            found, _ = maps(Detectron2Adapter(model), image, detections(image))
+            return len(found) == 2 and all(defined_maps(one.maps).all() for one in found)
+
+        image = first((sample.image.double() for sample in trained.samples), withstands_noise)
+        reference = detections(image)
+        expected, state = maps(Detectron2Adapter(model), image, reference)
         sizes = batch_sizes(model)
         fails_above(model, fits)
         if fits == 0:
             with untouched(model), pytest.raises(torch.cuda.OutOfMemoryError):
-                maps(batching(model, 4))
+                maps(batching(model, 4), image, reference)
             return
         with untouched(model):
-            found, state_after = maps(batching(model, 4))
+            found, state_after = maps(batching(model, 4), image, reference)
         assert sizes[0] == (4 if fits == 8 else 1)
         assert torch.equal(state, state_after)  # the noise was drawn once
         for one, other in zip(found, expected, strict=True):
-            assert (one.matched_passes, one.n_samples) == (other.matched_passes, other.n_samples)
-            assert other.matched_passes > 0
+            assert (one.matched_samples, one.n_samples) == (other.matched_samples, other.n_samples)
+            assert other.matched_samples > 0
             torch.testing.assert_close(one.maps, other.maps, rtol=1e-9, atol=1e-12)
 
     def test_nothing_stays_after_an_error(self, trained):

@@ -4,20 +4,16 @@ import copy
 
 import pytest
 import torch
+from detectron2.config import get_cfg
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling import build_backbone
 from torch import nn
 
 from odsg_lightning.detectors.build import build_detector, load_config
-from odsg_lightning.detectors.detectron2_import import require_detectron2
 from odsg_lightning.detectors.engine.backbone import AutogradBackbone
-from odsg_lightning.detectors.engine.cells import Box, Cells, Scratch, clipped, summed
-from odsg_lightning.detectors.engine.window import Unsupported, Window
+from odsg_lightning.detectors.engine.strided_window import Box, Scratch, StridedWindow, clipped, summed
+from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 from odsg_lightning.detectors.engine.windowed import WindowedBackbone
-
-require_detectron2()
-
-from detectron2.config import get_cfg  # noqa: E402
-from detectron2.layers import FrozenBatchNorm2d  # noqa: E402
-from detectron2.modeling import build_backbone  # noqa: E402
 
 CHANNELS = 16
 IMAGE = torch.randn(1, 3, 96, 160, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -304,12 +300,12 @@ def test_a_part_of_another_kind_is_refused_by_name(change, small):
     WindowedBackbone(small)  # known before
     changed = copy.deepcopy(small)
     change(changed)
-    with pytest.raises(Unsupported, match=UNKNOWN[change]):
+    with pytest.raises(UnsupportedModelError, match=UNKNOWN[change]):
         WindowedBackbone(changed)
 
 
 def test_another_backbone_is_refused():
-    with pytest.raises(Unsupported, match="backbone is a Identity, not an FPN"):
+    with pytest.raises(UnsupportedModelError, match="backbone is a Identity, not an FPN"):
         WindowedBackbone(nn.Identity())
 
 
@@ -334,9 +330,9 @@ def test_boxes():
 
 
 def test_cells_with_gaps():
-    cells = Cells(torch.arange(1.0, 7).view(1, 2, 3, 1), 2, 4, step=2)
+    cells = StridedWindow(torch.arange(1.0, 7).view(1, 2, 3, 1), 2, 4, step=2)
     assert cells.box == (2, 4, 5, 9)
-    total = summed([cells, Cells(torch.full((1, 1, 1, 1), 10.0), 2, 4)], Box(1, 4, 5, 9))[0, :, :, 0]
+    total = summed([cells, StridedWindow(torch.full((1, 1, 1, 1), 10.0), 2, 4)], Box(1, 4, 5, 9))[0, :, :, 0]
     assert total.tolist() == [[0] * 5, [11, 0, 2, 0, 3], [0] * 5, [4, 0, 5, 0, 6]]
     assert cells.part(Box(3, 5, 5, 9)).flatten().tolist() == [5, 6]
     assert cells.part(Box(0, 0, 3, 5)).flatten().tolist() == [1]

@@ -1,0 +1,160 @@
+"""One audited object: what was detected of it, what its maps measure, and what is kept of them in a record."""
+
+import io
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from odsg_lightning.audit.config import AuditConfig
+from odsg_lightning.metrics.iof import object_iof
+from odsg_lightning.names import IOF_NAMES
+from odsg_lightning.records.maps_file import MAX_SIDE, Key, ObjectMaps
+from odsg_lightning.records.record import ObjectRow
+from odsg_lightning.saliency.masks import binarise
+from odsg_lightning.types import AuditSample, ObjectSaliency
+
+_DIGITS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class DetectedObject:
+    """The detection that was paired with a ground-truth object, and its maps, measured.
+
+    Attributes:
+        box: ``[4]`` XYXY in pixels.
+        score: class score, 0 to 1.
+        iou: IoU with the ground-truth box.
+        saliency: the five maps.
+        foreground: ``[5, H, W]`` bool, the binarised maps; empty where a map is undefined.
+        iof: ``[17]`` float32 in the order of :data:`odsg_lightning.names.IOF_NAMES`, NaN where a map is undefined.
+    """
+
+    box: Tensor
+    score: float
+    iou: float
+    saliency: ObjectSaliency
+    foreground: Tensor
+    iof: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class AuditedObject:
+    """One ground-truth object after the audit.
+
+    Attributes:
+        sample: the image it belongs to.
+        index: its position among the image's objects.
+        detected: None if no detection was paired with it.
+    """
+
+    sample: AuditSample
+    index: int
+    detected: DetectedObject | None = None
+
+    @property
+    def missed(self) -> bool:
+        """Whether no detection was paired with the object."""
+        return self.detected is None
+
+    @property
+    def annotation_id(self) -> int:
+        """COCO annotation id."""
+        return self.sample.annotation_ids[self.index]
+
+    @property
+    def key(self) -> Key:
+        """Image id and annotation id."""
+        return self.sample.image_id, self.annotation_id
+
+    @property
+    def category(self) -> str:
+        """Name of its category, or what stands for it."""
+        names = self.sample.category_names
+        return names[self.index] if names else f"class {int(self.sample.labels[self.index])}"
+
+    @property
+    def mask(self) -> Tensor:
+        """``[H, W]`` bool ground-truth segmentation."""
+        return self.sample.masks[self.index]
+
+
+def measured(
+    box: Tensor, score: float, iou: float, saliency: ObjectSaliency, mask: Tensor, config: AuditConfig
+) -> DetectedObject:
+    """Binarise an object's maps and measure them against its segmentation ``[H, W]``: the one place that does."""
+    foreground = binarise(saliency.maps, config.blur_sigma, config.threshold)
+    return DetectedObject(box, score, iou, saliency, foreground, object_iof(foreground, mask.to(foreground.device)))
+
+
+def object_row(item: AuditedObject) -> ObjectRow:
+    """Return the object's row: its names, and its values rounded to 6 digits if it was detected."""
+    row = ObjectRow(*item.key, item.sample.file_name, item.category)
+    detected = item.detected
+    if detected is None:
+        return row
+    x1, y1, x2, y2 = (round(coordinate, _DIGITS) for coordinate in detected.box.tolist())
+    return ObjectRow(
+        row.image_id,
+        row.annotation_id,
+        row.file_name,
+        row.category,
+        iou=round(detected.iou, _DIGITS),
+        score=round(detected.score, _DIGITS),
+        box=(x1, y1, x2, y2),
+        matched_samples=detected.saliency.matched_samples,
+        n_samples=detected.saliency.n_samples,
+        iof={
+            name: None if math.isnan(value) else round(value, _DIGITS)
+            for name, value in zip(IOF_NAMES, detected.iof.tolist(), strict=True)
+        },
+    )
+
+
+def object_maps(item: AuditedObject, strip: NDArray[np.uint8] | None = None) -> ObjectMaps | None:
+    """Return the object's maps as they are stored, averaged over blocks to at most ``MAX_SIDE`` pixels a side.
+
+    The foreground is that of the full map: a block belongs to it if half of its pixels do, and the fullest blocks do in
+    any case, so that the foreground of a defined map is never empty.
+
+    Args:
+        item: the object.
+        strip: ``[H, W, 3]`` RGB, the picture of the object.
+
+    Returns:
+        None if the object was missed.
+    """
+    if item.detected is None:
+        return None
+    reduced = _block_means(item.detected.saliency.maps.float())
+    filled = _block_means(item.detected.foreground.float())
+    fullest = filled.amax(dim=(1, 2), keepdim=True)
+    foreground = (filled >= fullest.clamp(max=0.5)) & (fullest > 0)
+    # A map that is zero everywhere is as undefined as one that is not finite: 0 / 0 is NaN.
+    shares = torch.where(fullest > 0, reduced / reduced.amax(dim=(1, 2), keepdim=True), torch.nan)
+    return ObjectMaps(
+        shares.to(torch.float16).cpu().numpy(), foreground.cpu().numpy(), b"" if strip is None else _webp(strip)
+    )
+
+
+def fingerprint(audit_set_sha256: str, config: AuditConfig) -> dict[str, Any]:
+    """Return everything that the numbers of an audit depend on besides the detector."""
+    return {"audit_set": audit_set_sha256, **config.measured}
+
+
+def _block_means(maps: Tensor) -> Tensor:
+    """Average ``[5, H, W]`` over the smallest square blocks that fit; blocks at the border may be cut."""
+    block = math.ceil(max(maps.shape[1:]) / MAX_SIDE)
+    return functional.avg_pool2d(maps, block, ceil_mode=True)
+
+
+def _webp(picture: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "WEBP", quality=80)
+    return stream.getvalue()

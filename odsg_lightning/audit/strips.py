@@ -1,0 +1,62 @@
+"""The picture of one audited object, and which objects get one."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from odsg_lightning.audit.config import AuditConfig
+from odsg_lightning.audit.loop import audited_indices
+from odsg_lightning.audit.measure import AuditedObject
+from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES
+from odsg_lightning.records.maps_file import Key
+from odsg_lightning.types import AuditSample
+from odsg_lightning.viz.strip import object_strip
+
+
+def audited_strip(item: AuditedObject, config: AuditConfig) -> np.ndarray:
+    """Draw the photograph with both boxes, then the five maps with their foreground and their IOF.
+
+    Returns:
+        ``[H, W, 3]`` uint8 RGB.
+    """
+    sample, detected = item.sample, item.detected
+    place = f"{item.category}, image {sample.image_id}, annotation {item.annotation_id}"
+    truth = sample.boxes[item.index]
+    if detected is None:
+        title = f"{place}: missed (no detection above {config.score_threshold:g})"
+        return object_strip(
+            sample.image, None, None, ground_truth_box=truth, detected_box=None, mask=item.mask, title=title
+        )
+    iof = dict(zip(IOF_NAMES, detected.iof.tolist(), strict=True))
+    captions = [f"edge {iof[f'{p}/edge']:.2f}  object {iof[f'{p}/object']:.2f}" for p in BOX_PARAMETERS]
+    captions.append(f"object {iof['score/object']:.2f}")
+    matched = f"{detected.saliency.matched_samples}/{detected.saliency.n_samples} noise samples"
+    return object_strip(
+        sample.image,
+        detected.saliency.maps,
+        detected.foreground,
+        ground_truth_box=truth,
+        detected_box=detected.box,
+        mask=item.mask,
+        title=f"{place}: score {detected.score:.3f}, IoU {detected.iou:.2f}, {matched}",
+        captions=captions,
+    )
+
+
+def drawn_objects(samples: Sequence[AuditSample], config: AuditConfig, count: int) -> set[Key]:
+    """Choose the objects that get a picture: the first of each image, then the second of each, and so on.
+
+    It depends on the audit set alone, so the same objects appear at every step.
+    """
+    audited = [(sample, audited_indices(sample, config.max_objects_per_image)) for sample in samples]
+    order = [
+        (position, rank, sample.image_id, sample.annotation_ids[index])
+        for rank, (sample, indices) in enumerate(audited)
+        for position, index in enumerate(indices)
+    ]
+    return {(image_id, annotation_id) for _, _, image_id, annotation_id in sorted(order)[:count]}
+
+
+def strip_tag(item: AuditedObject) -> str:
+    """Return the name of the object's picture, the same at every step."""
+    return f"saliency/image_{item.sample.image_id}/annotation_{item.annotation_id}"

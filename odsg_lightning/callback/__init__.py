@@ -1,0 +1,1 @@
+"""The audit callback, and what it logs and writes. Nothing here loads Detectron2."""

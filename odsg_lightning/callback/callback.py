@@ -1,0 +1,273 @@
+"""The audit callback: what does each number of the detector look at, asked at every validation."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from odsg_lightning.audit.config import AuditConfig, Method
+from odsg_lightning.audit.engine_notice import EngineNotice
+from odsg_lightning.audit.isolation import isolated
+from odsg_lightning.audit.measure import fingerprint
+from odsg_lightning.callback.checks import audit_set_of, check_arguments, check_counts, check_trainer
+from odsg_lightning.callback.dashboard import Dashboard
+from odsg_lightning.callback.distributed import AuditResult, DistributedAudit
+from odsg_lightning.callback.drift_log import DriftLog
+from odsg_lightning.callback.failure import OnError, report_failure, try_or_report
+from odsg_lightning.callback.record_writer import RecordWriter
+from odsg_lightning.detectors.resolve import resolve_adapter
+from odsg_lightning.metrics.iof import IntersectionOverForeground
+from odsg_lightning.records.means import audit_counts
+from odsg_lightning.saliency.options import Engine, Precision
+from odsg_lightning.saliency.protocol import Detector
+from odsg_lightning.types import AuditSample
+
+
+class ODSmoothGradCallback(Callback):
+    """Audits a detector with ODSmoothGrad at its validations, without touching the training.
+
+    At each audited validation, every object of a fixed audit set is looked up among the detections, and those detected
+    are explained: one saliency map for each of x_min, y_min, x_max, y_max and the score. Logged are
+
+    - ``iof/<parameter>/<region>``: which share of a map's foreground lies on that third (edge, middle, opposite) of the
+      object, or on the object as a whole; ``iof/object``, ``iof/edge``, ``iof/middle``: means of the four box maps;
+    - ``audit/recall``: share of the objects that were detected (same class, IoU of at least ``pair_iou``, score above
+      ``score_threshold``); ``audit/n_objects``; ``audit/n_undefined``: maps without a value (zero or not finite);
+      ``audit/match_rate``: share of the noise samples in which a detected object was detected again;
+      ``audit/samples_per_object``: mean number of noise samples made for a detected object; ``audit/seconds``;
+      ``audit/n_failed``: audits that failed so far;
+    - ``drift/<parameter>/{pearson,ssim,mask_iou}``: how far the maps are from those of the audit before, 0 for the same
+      maps (:func:`~odsg_lightning.metrics.drift.map_drift`); ``drift/{pearson,ssim,mask_iou}``: means of the box maps;
+      ``drift/n_objects``: objects with maps in both; ``drift_ref/...``: the same against the reference audit, and
+      ``drift_noise/...``: against the same weights under another seed, which is what noise alone does: drift above it
+      is real;
+    - one picture per object, ``saliency/image_<id>/annotation_<id>``, of the same objects at every step; in TensorBoard
+      also *Custom Scalars*, histograms over the objects, ``iof_objects/...``, and the table ``audit/summary``.
+
+    A scalar without a value (nothing detected, nothing to compare with yet, a failed audit) is logged as NaN, so that a
+    monitor always finds its key. ``ModelCheckpoint`` never takes NaN for the best; give ``EarlyStopping``
+    ``check_finite=False``.
+
+    The audit runs in ``trainer.fit``, ``trainer.validate`` and ``trainer.test``. Training with it gives the same bits
+    as training without it. Under ``fast_dev_run`` one image and one sample are audited, and nothing is kept. With
+    several processes (DDP) the images are shared out, and the pictures are those of the first process. A checkpoint
+    carries what a resumed run needs to log the same drift: the reduced maps of two audits, 175 KB an object in each
+    where images have 128x128 pixels, 235 KB where they have 800x1344.
+
+    Args:
+        every_n_validations: audit the first validation of a fit and then every n-th; a resumed fit keeps to this count,
+            but audits its first validation, too. ``trainer.validate`` and ``trainer.test`` are always audited.
+        audit_samples: the audit set; by default that of the data module (``trainer.datamodule.audit_samples()``).
+        method: ``"smoothgrad"``, or ``"gradient"`` for the plain gradient (one sample without noise).
+        n_samples: noise samples of SmoothGrad; with a ``tolerance``, the most that an object gets.
+        sigma: standard deviation of the noise relative to the pixel range (0.05 is 12.75 grey levels).
+        threshold: share of a blurred map's maximum above which a pixel is foreground.
+        blur_sigma: standard deviation of the blur before binarising a map, in pixels.
+        score_threshold: a detection must score above this to be paired with its object.
+        pair_iou: least IoU of a detection with its ground-truth object.
+        match_iou: least IoU of a detection in a noise sample with the one in the clean image.
+        seed: of the noise.
+        max_objects_per_image: audit only the first so many objects of an image, by annotation id; None for all.
+        max_strips: number of pictures per audit, at most; 0 for none.
+        tolerance: None, or stop before ``n_samples``: as soon as one more sample of an object, from the third on,
+            leaves its five maps with a Pearson correlation of at least ``1 - tolerance``. That bounds the last step,
+            not the distance to the map of many samples: see :func:`odsg_lightning.saliency.smoothgrad.smoothgrad`.
+        engine: ``"auto"`` computes the gradients in the fastest way that the detector allows, ``"windowed"``, ``"cut"``
+            or ``"autograd"`` in one by name: the same maps, but for rounding. The log says once which one runs and why.
+        precision: ``"bf16"`` lets the windowed engine compute its linear backward pass in bfloat16: approximate.
+        adapter: makes a detector of the LightningModule.
+        drift: compare each audit's maps, reduced to 192 px, with those of the audit before and of the reference.
+        reference: an audit record with maps, of the same audit set and settings; None for the first audit of the run.
+        reseeded_images: audit so many images, the first with a detected object, again under another seed; 0 for no
+            ``drift_noise``. 2 of 16 make an audit about an eighth longer.
+        save_records: write each audit as a record with maps and strips, about 200 KB for each detected object:
+            ``audits/step_<step>.json`` (of ``trainer.validate`` and ``test``: ``validate.json``, ``test.json``) in the
+            folder of the Trainer's first logger, or in ``default_root_dir`` without one.
+        on_error: ``"warn"``: a failing audit warns, is counted, and training goes on; ``"raise"``: it stops the run.
+
+    Raises:
+        UserInputError: an argument out of range.
+        MisconfigurationException: before training: no audit set, a reference that is not comparable, a strategy that
+            shards the model, a second audit callback (they would log under the same names), weight averaging placed
+            before the audit, or a fast engine asked for by name and a detector that has none.
+
+    Example:
+        >>> from lightning.pytorch import Trainer, callbacks
+        >>> audit = ODSmoothGradCallback(every_n_validations=2)
+        >>> keep = callbacks.ModelCheckpoint(monitor="iof/object", mode="max", auto_insert_metric_name=False)
+        >>> trainer = Trainer(callbacks=[audit, keep], logger=False)
+    """
+
+    def __init__(
+        self,
+        every_n_validations: int = 1,
+        *,
+        audit_samples: Sequence[AuditSample] | None = None,
+        method: Method = AuditConfig.method,
+        n_samples: int = AuditConfig.n_samples,
+        sigma: float = AuditConfig.sigma,
+        threshold: float = AuditConfig.threshold,
+        blur_sigma: float = AuditConfig.blur_sigma,
+        score_threshold: float = AuditConfig.score_threshold,
+        pair_iou: float = AuditConfig.pair_iou,
+        match_iou: float = AuditConfig.match_iou,
+        seed: int = AuditConfig.seed,
+        max_objects_per_image: int | None = AuditConfig.max_objects_per_image,
+        max_strips: int = 8,
+        tolerance: float | None = AuditConfig.tolerance,
+        engine: Engine = AuditConfig.engine,
+        precision: Precision = AuditConfig.precision,
+        adapter: Callable[[LightningModule], Detector] = resolve_adapter,
+        drift: bool = True,
+        reference: str | Path | None = None,
+        reseeded_images: int = 2,
+        save_records: bool = False,
+        on_error: OnError = "warn",
+    ) -> None:
+        """See the class for the arguments."""
+        check_arguments(every_n_validations, on_error, drift, reference)
+        check_counts(max_strips=max_strips, reseeded_images=reseeded_images)
+        self.config = AuditConfig(
+            method=method,
+            n_samples=n_samples,
+            sigma=sigma,
+            match_iou=match_iou,
+            pair_iou=pair_iou,
+            score_threshold=score_threshold,
+            blur_sigma=blur_sigma,
+            threshold=threshold,
+            seed=seed,
+            max_objects_per_image=max_objects_per_image,
+            tolerance=tolerance,
+            engine=engine,
+            precision=precision,
+        )
+        self.every_n_validations = every_n_validations
+        self.audit_samples = audit_samples
+        self.adapter = adapter
+        self.on_error = on_error
+        self.n_validations = self.n_failed = 0
+        self.seconds = 0.0
+        """Time spent auditing by this process since it began, in seconds."""
+        self.iof = IntersectionOverForeground(blur_sigma, threshold, sync_on_compute=False)
+        """Values of the last audit, of all processes: ``iof.per_object()`` has those of each object."""
+        self._audit = DistributedAudit(
+            self.config,
+            max_strips,
+            reseeded_images=reseeded_images * drift,
+            keep_maps=drift or save_records,
+            keep_strips=save_records,
+        )
+        self._drift = DriftLog(enabled=drift, reseeded=reseeded_images > 0, reference=reference)
+        self._dashboard = Dashboard()
+        self._notice = EngineNotice(self.config)
+        self._records = RecordWriter(enabled=save_records)
+        self._audit_set: list[AuditSample] = []
+        self._audited_in_this_fit = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check the Trainer and take the audit set, so that mistakes show before training begins."""
+        if stage == "predict":
+            return
+        check_trainer(trainer, self, fitting=stage == "fit")
+        self._audit_set, sha256 = audit_set_of(trainer, self.audit_samples)
+        audited_with = fingerprint(sha256, self.config)
+        self._drift.begin(audited_with)
+        self._records.begin(audited_with)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the detector once before training, so that a module without one is refused at once."""
+        with self._detector(pl_module):
+            pass
+        self._audited_in_this_fit = False
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Audit, if this validation's turn has come."""
+        if trainer.sanity_checking:
+            return
+        if trainer.state.fn == TrainerFn.FITTING:
+            turn = self.n_validations % self.every_n_validations == 0
+            self.n_validations += 1
+            # A resumed run starts without values, and a monitor that finds none at a validation ends the run.
+            if not turn and self._audited_in_this_fit:
+                return
+            self._audited_in_this_fit = True
+        self._audit_and_log(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the record, now that the module's own values are logged, too."""
+        self._write_record(trainer)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Audit."""
+        self._audit_and_log(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the record."""
+        self._write_record(trainer)
+
+    @property
+    def state_key(self) -> str:
+        """Tells this callback's state from that of another one in the same checkpoint."""
+        return self._generate_state_key(every_n_validations=self.every_n_validations, **self.config.measured)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to keep the cadence and the drift."""
+        return {"n_validations": self.n_validations, "n_failed": self.n_failed, "drift": self._drift.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the run that is resumed."""
+        self.n_validations = state_dict["n_validations"]
+        self.n_failed = state_dict["n_failed"]
+        if "drift" in state_dict:  # a checkpoint from before it was measured has none
+            self._drift.load_state_dict(state_dict["drift"])
+
+    @contextmanager
+    def _detector(self, module: LightningModule) -> Iterator[Detector]:
+        with isolated(module):  # an adapter may put hooks on the module
+            detector = self.adapter(module)
+            self._notice.log_once(detector)
+            yield detector
+
+    def _audit_and_log(self, trainer: Trainer, module: LightningModule) -> None:
+        started = time.perf_counter()
+        fast_dev_run: bool = trainer.fast_dev_run  # type: ignore[attr-defined] # set by another object
+        samples, audit = self._audit_set, self._audit
+        if fast_dev_run:
+            samples, audit = samples[:1], audit.for_fast_dev_run()
+        self._records.keep(None)
+        try:
+            result = audit.run(samples, trainer, module.device, lambda: self._detector(module))
+            scalars = self._scalars(result)
+        except Exception as error:
+            self.n_failed += 1
+            report_failure(self.on_error, trainer.global_step, "Its values are logged as NaN.", error)
+            scalars = dict.fromkeys(self._scalars(AuditResult()), math.nan)
+        else:
+            show = partial(self._dashboard.log, trainer, result, scalars, self._drift.lost(result.maps))
+            try_or_report(show, self.on_error, trainer.global_step, "Its numbers are logged, its pictures are not.")
+            if not fast_dev_run:
+                self._drift.advance(result.maps)
+                self._records.keep(result)
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        scalars |= {"audit/seconds": seconds, "audit/n_failed": float(self.n_failed)}
+        self.log_dict(scalars)  # type: ignore[attr-defined] # Lightning attaches it to every callback
+
+    def _scalars(self, result: AuditResult) -> dict[str, float]:
+        """Return every value by the name under which it is logged, NaN where there is none."""
+        self.iof.reset()
+        self.iof.update(values=result.iof)
+        iof = {f"iof/{name}": float(value) for name, value in self.iof.compute().items()}
+        counts = {name: math.nan if value is None else value for name, value in audit_counts(result.rows).items()}
+        return iof | counts | self._drift.scalars(result.maps, result.reseeded)
+
+    def _write_record(self, trainer: Trainer) -> None:
+        write, consequence = partial(self._records.write, trainer), "Its values are logged, its record is not written."
+        self.n_failed += not try_or_report(write, self.on_error, trainer.global_step, consequence)

@@ -1,0 +1,170 @@
+"""What loggers show of an audit besides scalars: pictures; and TensorBoard charts, histograms and a table, too."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from odsg_lightning.callback.distributed import AuditResult
+from odsg_lightning.metrics.drift import MEASURES
+from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS, REGIONS
+from odsg_lightning.records.maps_file import Key
+from odsg_lightning.records.means import iof_values
+from odsg_lightning.records.record import ObjectRow
+from odsg_lightning.text import markdown, number
+
+_WORST = 5
+_LISTED = 20
+
+
+class Dashboard:
+    """Writes to the loggers, from the first process: pictures to all that take any, the rest to TensorBoard."""
+
+    def __init__(self) -> None:
+        """Remember where the layout stands already."""
+        self._laid_out: set[str] = set()
+
+    def log(self, trainer: Trainer, result: AuditResult, scalars: Mapping[str, float], lost: Sequence[Key]) -> None:
+        """Log an audit under the step of its scalars.
+
+        Args:
+            trainer: whose loggers.
+            result: of the audit.
+            scalars: its values by their logged names.
+            lost: objects that the audit before detected and this one did not.
+        """
+        step, rows = logged_step(trainer), result.rows
+        for tag, picture in result.pictures.items():
+            log_image(trainer, tag, picture)
+        for logger in trainer.loggers:
+            if not (isinstance(logger, TensorBoardLogger) and trainer.is_global_zero):
+                continue
+            writer = logger.experiment
+            if logger.log_dir not in self._laid_out:
+                writer.add_custom_scalars(custom_scalars(drift="drift/pearson" in scalars))
+                self._laid_out.add(logger.log_dir)
+            for tag, values in histograms(rows).items():
+                writer.add_histogram(tag, values, step)
+            writer.add_text("audit/summary", summary(rows, scalars, lost), step)
+
+
+def custom_scalars(*, drift: bool) -> dict[str, dict[str, list[object]]]:
+    """Return the charts of the page *Custom scalars*: title, and the curves in it."""
+    charts = {"mean of the box": ["iof/edge", "iof/middle"]}
+    charts |= {parameter: [f"iof/{parameter}/edge", f"iof/{parameter}/middle"] for parameter in BOX_PARAMETERS}
+    layout = {"edge against middle": charts}
+    if drift:
+        kinds = ("drift", "drift_ref", "drift_noise")
+        layout["drift"] = {measure: [f"{kind}/{measure}" for kind in kinds] for measure in MEASURES}
+    layout["recall"] = {"recall": ["audit/recall", "audit/match_rate"]}
+    # TensorBoard takes each for a regular expression that a name begins with.
+    return {
+        category: {title: ["Multiline", [f"^{tag}$" for tag in tags]] for title, tags in charts.items()}
+        for category, charts in layout.items()
+    }
+
+
+def histograms(rows: Sequence[ObjectRow]) -> dict[str, np.ndarray]:
+    """Return the objects' shares on the object by tag, of the mean over the box maps and of each parameter.
+
+    A tag without a defined value is left out: there is no histogram of nothing.
+    """
+    values = iof_values(rows)
+    tagged = {"iof_objects/object": np.array([row.object_iof for row in rows], dtype=np.float64)}
+    tagged |= {f"iof_objects/{parameter}": values[f"{parameter}/object"] for parameter in PARAMETERS}
+    defined = {tag: of_objects[~np.isnan(of_objects)] for tag, of_objects in tagged.items()}
+    return {tag: of_objects for tag, of_objects in defined.items() if len(of_objects)}
+
+
+def summary(rows: Sequence[ObjectRow], scalars: Mapping[str, float], lost: Sequence[Key]) -> str:
+    """Return an audit as Markdown: the means, and which objects to look at. See :meth:`Dashboard.log`."""
+    names = {row.key: _name(row) for row in rows}
+    detected = [row for row in rows if not row.missed]
+    worst = sorted((row for row in detected if row.object_iof is not None), key=lambda row: row.object_iof or 0.0)
+    undefined = [f"{names[row.key]} ({', '.join(row.undefined)})" for row in detected if row.undefined]
+    ranked = [
+        [names[row.key], _two_digits(row.object_iof), _two_digits(row.score), _two_digits(row.iou)]
+        for row in worst[:_WORST]
+    ]
+    parts = [
+        f"**{len(detected)} of {len(rows)} objects detected**, match rate {_two_digits(scalars['audit/match_rate'])}",
+        _table(["IOF", *REGIONS, "object"], [_means(scalars, parameter) for parameter in (*PARAMETERS, "")]),
+        "**Least on the object**",
+        _table(["object", "IOF", "score", "IoU"], ranked) if ranked else "none",
+        f"**Missed since the audit before**: {_listed([names[key] for key in lost if key in names])}",
+        f"**Missed**: {_listed([names[row.key] for row in rows if row.missed])}",
+        f"**Undefined maps**: {_listed(undefined)}",
+    ]
+    return "\n\n".join(parts)
+
+
+def _means(scalars: Mapping[str, float], parameter: str) -> list[str]:
+    prefix = f"iof/{parameter}/" if parameter else "iof/"
+    return [parameter or "mean of the box", *(_two_digits(scalars.get(prefix + r)) for r in (*REGIONS, "object"))]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _two_digits(value: float | None) -> str:
+    return number(value, 2, missing="")
+
+
+def _name(row: ObjectRow) -> str:
+    return f"{markdown(row.category)}, image {row.image_id}, annotation {row.annotation_id}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f"; and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ("; ".join(names[:_LISTED]) or "none") + more
+
+
+def logged_step(trainer: Trainer) -> int:
+    """Return the step under which Lightning logs the scalars of an evaluation.
+
+    It is not ``trainer.global_step``, which counts every optimizer apart; pictures logged there would stand beside the
+    wrong point of the curves.
+    """
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def log_image(trainer: Trainer, tag: str, image: np.ndarray) -> None:
+    """Log one picture to every TensorBoard logger, and to every other logger that has ``log_image`` (W&B).
+
+    Args:
+        trainer: whose loggers.
+        tag: name of the picture, the same at every step.
+        image: ``[H, W, 3]`` uint8 RGB.
+    """
+    step = logged_step(trainer)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(tag, image, step, dataformats="HWC")
+        elif callable(own := getattr(logger, "log_image", None)):
+            own(key=tag, images=[image], step=step)
+
+
+def export_pictures(run: Path, folder: Path) -> list[Path]:
+    """Write every picture of a TensorBoard run as a PNG file, ``<tag>/step_<step>.png``.
+
+    Args:
+        run: folder that holds the event files.
+        folder: where to write; made if missing.
+
+    Returns:
+        The files, tag by tag in the order of their steps.
+    """
+    events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
+    written = []
+    for tag in events.Tags()["images"]:
+        (folder / tag).mkdir(parents=True, exist_ok=True)
+        for event in events.Images(tag):
+            path = folder / tag / f"step_{event.step:06d}.png"
+            path.write_bytes(event.encoded_image_string)
+            written.append(path)
+    return written

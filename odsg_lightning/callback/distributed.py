@@ -1,0 +1,132 @@
+"""One audit by all processes together: each audits its share of the images, and all learn what came of it."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from numpy.typing import NDArray
+from torch import Tensor
+
+from odsg_lightning.audit.config import AuditConfig
+from odsg_lightning.audit.loop import audit
+from odsg_lightning.audit.measure import object_maps, object_row
+from odsg_lightning.audit.strips import audited_strip, drawn_objects, strip_tag
+from odsg_lightning.callback.failure import run_on_all_ranks
+from odsg_lightning.callback.progress import audit_progress
+from odsg_lightning.names import IOF_NAMES
+from odsg_lightning.records.maps_file import Key, ObjectMaps
+from odsg_lightning.records.record import ObjectRow
+from odsg_lightning.saliency.protocol import Detector
+from odsg_lightning.types import AuditSample
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What came of an audit, the same in every process but for the pictures.
+
+    Attributes:
+        rows: all objects, in ascending image id and annotation id.
+        iof: ``[N, 17]`` float32, the values of the detected ones in the same order: see
+            :class:`odsg_lightning.audit.measure.DetectedObject`.
+        maps: reduced maps of the detected ones; empty if nobody needs them.
+        reseeded: maps of a few of them under another seed.
+        pictures: ``[H, W, 3]`` uint8 RGB by tag, of the first process's objects.
+    """
+
+    rows: tuple[ObjectRow, ...] = ()
+    iof: Tensor = field(default_factory=lambda: torch.zeros(0, len(IOF_NAMES)))
+    maps: dict[Key, ObjectMaps] = field(default_factory=dict)
+    reseeded: dict[Key, ObjectMaps] = field(default_factory=dict)
+    pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DistributedAudit:
+    """How an audit is done.
+
+    Attributes:
+        config: its settings.
+        max_strips: number of pictures, at most.
+        reseeded_images: how many images with a detected object are audited again under another seed.
+        keep_maps: whether anybody needs the maps.
+        keep_strips: whether every detected object gets a picture beside its maps.
+    """
+
+    config: AuditConfig
+    max_strips: int
+    reseeded_images: int
+    keep_maps: bool
+    keep_strips: bool
+
+    def for_fast_dev_run(self) -> "DistributedAudit":
+        """Return the same audit with one noise sample, nothing twice and nothing kept."""
+        config = replace(self.config, n_samples=1)
+        return DistributedAudit(config, self.max_strips, reseeded_images=0, keep_maps=False, keep_strips=False)
+
+    def run(
+        self,
+        samples: Sequence[AuditSample],
+        trainer: Trainer,
+        device: torch.device,
+        detector: Callable[[], AbstractContextManager[Detector]],
+    ) -> AuditResult:
+        """Audit. Every process must call this; either all return or all raise.
+
+        Args:
+            samples: the audit set.
+            trainer: knows the processes, and shows the progress.
+            device: where the images are put.
+            detector: opens the detector and puts everything back when it is closed.
+
+        Raises:
+            Exception: what went wrong in this process.
+            FailedElsewhereError: something went wrong in another process.
+        """
+        pictures: dict[str, NDArray[np.uint8]] = {}
+
+        def audit_share(share: Sequence[AuditSample], config: AuditConfig, *, first: bool) -> list[_Kept]:
+            drawn = drawn_objects(share, config, self.max_strips) if first and trainer.is_global_zero else set()
+            kept = []
+            with detector() as opened, audit_progress(trainer, len(share) * config.samples_per_image) as on_sample:
+                for item in audit(opened, share, config, device=device, on_sample=on_sample):
+                    strip = None
+                    if item.key in drawn or (first and self.keep_strips and not item.missed):
+                        strip = audited_strip(item, config)
+                    if strip is not None and item.key in drawn:
+                        pictures[strip_tag(item)] = strip
+                    maps = object_maps(item, strip if self.keep_strips else None) if self.keep_maps else None
+                    kept.append(
+                        _Kept(object_row(item), None if item.detected is None else item.detected.iof.cpu(), maps)
+                    )
+            return kept
+
+        def audit_together(chosen: Sequence[AuditSample], config: AuditConfig, *, first: bool) -> list[_Kept]:
+            share = chosen[trainer.global_rank :: trainer.world_size]
+            kept = run_on_all_ranks(trainer.strategy, lambda: audit_share(share, config, first=first))
+            return sorted(kept, key=lambda item: item.row.key)
+
+        kept = audit_together(samples, self.config, first=True)
+        rows = tuple(item.row for item in kept)
+        detected = {row.image_id for row in rows if not row.missed}
+        twice = [sample for sample in samples if sample.image_id in detected][: self.reseeded_images]
+        reseeded_config = replace(self.config, seed=self.config.seed + 1)
+        reseeded = audit_together(twice, reseeded_config, first=False) if twice else []
+        values = [item.iof for item in kept if item.iof is not None]
+        iof = torch.stack(values) if values else torch.zeros(0, len(IOF_NAMES))
+        return AuditResult(rows, iof, _maps(kept), _maps(reseeded), pictures)
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """What travels between processes of an audited object."""
+
+    row: ObjectRow
+    iof: Tensor | None
+    maps: ObjectMaps | None
+
+
+def _maps(kept: Sequence[_Kept]) -> dict[Key, ObjectMaps]:
+    return {item.row.key: item.maps for item in kept if item.maps is not None}

@@ -1,0 +1,29 @@
+"""What this package raises about its input. Nothing is imported here.
+
+The command line decides by these classes (:mod:`odsg_lightning.cli`): whatever is none of them is a fault of the
+program. Each is a built-in error, too, so that ``except ValueError`` means what it says.
+"""
+
+
+class OdsgError(Exception):
+    """Something about the input or the machine that the user can mend; the message says what."""
+
+
+class UserInputError(OdsgError, ValueError):
+    """An argument, an option or a setting that cannot be used: exit code 2."""
+
+
+class MissingDependencyError(OdsgError, ImportError):
+    """A package that this part needs is not installed: exit code 2."""
+
+
+class BrokenInputError(OdsgError, ValueError):
+    """A file that cannot be used: exit code 3."""
+
+
+class MissingFileError(BrokenInputError, FileNotFoundError):
+    """A file that is not there: exit code 3."""
+
+
+class DiskError(OdsgError, OSError):
+    """A file that cannot be written although its name is right, because the disk is full, say: exit code 74."""

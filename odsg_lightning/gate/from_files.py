@@ -1,0 +1,54 @@
+"""Compares two record files; whatever is wrong with them becomes part of the result."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from odsg_lightning.errors import BrokenInputError
+from odsg_lightning.gate.comparison import compare
+from odsg_lightning.gate.config import GateConfig
+from odsg_lightning.gate.result import GateResult
+from odsg_lightning.records.record import AuditRecord, read_record
+
+
+def compare_files(
+    baseline: Path, candidate: Path, config: GateConfig | None = None, *, ignore_seed: bool = False
+) -> GateResult:
+    """Judge a candidate's file against a baseline's.
+
+    The baseline must be accepted and the candidate not, so that swapped arguments are refused. A file that cannot be
+    used gives ``not comparable`` with the reason, so that every output can tell it.
+    """
+    records: dict[str, AuditRecord] = {}
+    reasons = []
+    for side, path in (("baseline", baseline), ("candidate", candidate)):
+        try:
+            records[side] = read_record(path)
+        except BrokenInputError as error:
+            reasons.append(str(error))
+    if len(records) == 2:
+        reasons += _wrong_roles(records["baseline"], records["candidate"], baseline, candidate)
+    if reasons:
+        result = GateResult("not comparable", reasons=tuple(reasons))
+    else:
+        result = compare(records["baseline"], records["candidate"], config, ignore_seed=ignore_seed)
+    paths = {"baseline": baseline, "candidate": candidate}
+    return replace(result, sides={side: _side(path, records.get(side)) for side, path in paths.items()})
+
+
+def _wrong_roles(baseline: AuditRecord, candidate: AuditRecord, path: Path, candidate_path: Path) -> list[str]:
+    if not baseline.is_baseline and candidate.is_baseline:
+        return [f"Expected an accepted baseline first, but {candidate_path} is the one: are the arguments swapped?"]
+    if not baseline.is_baseline:
+        command = f'odsg baseline accept {path} -o baseline.json --reason "..."'
+        return [f"Expected {path} to be an accepted baseline, but nobody has accepted it. To do so: {command}"]
+    if candidate.is_baseline:
+        return [
+            f"Expected {candidate_path} to be the audit of a candidate, but it is an accepted baseline: are the "
+            "arguments swapped?"
+        ]
+    return []
+
+
+def _side(path: Path, record: AuditRecord | None) -> dict[str, str | None]:
+    names = ("checkpoint", "checkpoint_sha256", "git_commit")
+    return {"file": str(path), **{name: record.provenance[name] if record else None for name in names}}

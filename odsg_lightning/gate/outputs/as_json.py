@@ -1,0 +1,54 @@
+"""The result as JSON, for programs: ``odsg-gate-result/2``.
+
+Keys: ``schema``, ``verdict`` (``pass``, ``regression``, ``inconclusive``, ``not comparable``), ``exit_code``,
+``strict``, ``reasons`` and ``warnings`` (sentences), ``baseline`` and ``candidate`` (``file``, ``checkpoint``,
+``checkpoint_sha256``, ``git_commit``), ``n_images``, ``n_objects``, ``checks`` (the attributes of
+:class:`odsg_lightning.gate.result.CheckResult`, and ``change``), ``skipped_checks`` (``name``, ``reason``), ``worst``,
+``newly_missed``, ``newly_undefined`` (``image_id``, ``annotation_id``, ``file_name``, ``category``, ``baseline``,
+``candidate``: their ``iof/object``; ``strip``: path of a picture). null is undefined. Later versions may add keys.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from odsg_lightning.files import write_text
+from odsg_lightning.gate.result import ChangedObject, GateResult
+
+SCHEMA = "odsg-gate-result/2"
+
+
+def write_json(result: GateResult, path: Path, strict: bool = False) -> None:
+    """Write the result, whole or not at all.
+
+    Raises:
+        UserInputError: the file cannot be written.
+    """
+    write_text(path, json.dumps(result_as_json(result, strict), indent=1, allow_nan=False) + "\n")
+
+
+def result_as_json(result: GateResult, strict: bool = False) -> dict[str, Any]:
+    """Return the result as the module describes it."""
+
+    def as_json(changed: ChangedObject) -> dict[str, Any]:
+        strip = result.strips.get(changed.key)
+        return {**asdict(changed), "strip": None if strip is None else str(strip)}
+
+    return {
+        "schema": SCHEMA,
+        "verdict": result.verdict,
+        "exit_code": result.exit_code(strict),
+        "strict": strict,
+        "reasons": list(result.reasons),
+        "warnings": list(result.warnings),
+        "baseline": dict(result.sides.get("baseline", {})),
+        "candidate": dict(result.sides.get("candidate", {})),
+        "n_images": result.n_images,
+        "n_objects": result.n_objects,
+        "checks": [{**asdict(check), "change": check.change} for check in result.checks],
+        "skipped_checks": [asdict(check) for check in result.skipped_checks],
+        "worst": [as_json(changed) for changed in result.worst],
+        "newly_missed": [as_json(changed) for changed in result.newly_missed],
+        "newly_undefined": [as_json(changed) for changed in result.newly_undefined],
+    }

@@ -1,0 +1,1 @@
+"""The files that audits leave: record, maps, audit set, baseline, unfinished audits. Nothing here loads torch."""

@@ -1,0 +1,102 @@
+"""Accepting an audit as the baseline that candidates are compared with, with the reason why."""
+
+import shutil
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from odsg_lightning.errors import BrokenInputError, UserInputError
+from odsg_lightning.files import replaced, sha256_of
+from odsg_lightning.records.maps_file import maps_beside, maps_path
+from odsg_lightning.records.means import audit_means
+from odsg_lightning.records.record import AuditRecord, differing_entries, read_record, write_record
+from odsg_lightning.text import plain
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What was replaced by what.
+
+    Attributes:
+        before: mean ``iof/object`` and recall of the baseline before; None if there was none.
+        after: of the new one.
+    """
+
+    before: tuple[float | None, float | None] | None
+    after: tuple[float | None, float | None]
+
+
+def accept_baseline(
+    candidate: Path, output: Path, reason: str, *, with_maps: bool = True, reset: bool = False, today: str | None = None
+) -> Accepted:
+    """Write a record as the accepted baseline; the reasons of the baseline that is there already are kept.
+
+    Args:
+        candidate: the record to accept.
+        output: where the baseline is or will be.
+        reason: why, for whoever reads it in a year.
+        with_maps: copy the maps beside the candidate to ``<stem of output>.maps.npz``.
+        reset: replace a baseline that was audited in another way (another audit set, say), with which every candidate
+            since could not be compared.
+        today: the date, such as ``2026-01-31``; None for that of today, UTC.
+
+    Raises:
+        UserInputError: the reason is blank, the file at ``output`` is a record that nobody has accepted, or it cannot
+            be written.
+        BrokenInputError: the candidate is no record, is a baseline already, lacks the maps that it names, or differs
+            from the baseline in its fingerprint; or the file at ``output`` is no record. Nothing is written then.
+    """
+    if not reason.strip():
+        raise UserInputError(
+            "Expected a reason for accepting the baseline, but got a blank one. Say what changed and why."
+        )
+    record = read_record(candidate)
+    if record.is_baseline:
+        raise BrokenInputError(f"Expected {candidate} to be the audit of a candidate, but it is a baseline already.")
+    existing = _existing(output)
+    if existing is not None and not reset:
+        _refuse_other_audit(existing, record)
+    maps = maps_beside(candidate, record.maps) if with_maps else None
+    if with_maps and record.maps is not None and maps is None:
+        raise BrokenInputError(
+            f"Expected {plain(record.maps['file'])} beside {candidate}, but it is not there. Fetch it, or give "
+            "--without-maps."
+        )
+    entry = {
+        "reason": reason.strip(),
+        "date": today or datetime.now(UTC).date().isoformat(),
+        "record_sha256": record.content_sha256,
+    }
+    beside = None
+    if maps is not None:
+        path = maps_path(output)
+        with replaced(path) as temporary:
+            shutil.copyfile(maps.path, temporary)
+        beside = {"file": path.name, "sha256": sha256_of(path)}
+    history = existing.accepted if existing is not None else ()
+    write_record(replace(record, maps=beside, accepted=(*history, entry)), output)
+    return Accepted(None if existing is None else _means(existing), _means(record))
+
+
+def _existing(output: Path) -> AuditRecord | None:
+    if not output.is_symlink() and not output.exists():
+        return None
+    existing = read_record(output)
+    if not existing.is_baseline:
+        raise UserInputError(f"Expected no file or a baseline at {output}, but got a record that nobody has accepted.")
+    return existing
+
+
+def _refuse_other_audit(existing: AuditRecord, record: AuditRecord) -> None:
+    fields = differing_entries(existing.fingerprint, record.fingerprint)
+    if fields:
+        names = ", ".join(plain(name, 40) for name in fields)
+        raise BrokenInputError(
+            f"Expected an audit like the baseline's, but it differs in {names}. --reset replaces the baseline all the "
+            "same; what was audited in the old way cannot be compared with it."
+        )
+
+
+def _means(record: AuditRecord) -> tuple[float | None, float | None]:
+    means = audit_means(record.objects)
+    return means["iof/object"], means["audit/recall"]

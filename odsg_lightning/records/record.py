@@ -1,0 +1,278 @@
+"""The audit record: one JSON file with the settings of an audit, the objects that it audited and their values.
+
+Training and CI speak this one format. Its JSON Schema lies beside this module. Nothing here loads torch.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import fastjsonschema
+
+from odsg_lightning.errors import BrokenInputError
+from odsg_lightning.files import read_json, replaced, sha256_of, sha256_of_json, write_text
+from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS
+from odsg_lightning.records.maps_file import Key, ObjectMaps, maps_path, maps_writer
+from odsg_lightning.records.versions import converted
+
+SCHEMA = "odsg-audit-record/2"
+
+ABSENT = object()
+"""Stands for the value of an entry that one of two mappings lacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRow:
+    """One ground-truth object after an audit. Everything behind ``category`` is None if the object was missed.
+
+    Attributes:
+        image_id: COCO image id.
+        annotation_id: COCO annotation id; with ``image_id`` it names the object in every record.
+        file_name: of the image, for people.
+        category: name of the object's category.
+        iou: IoU of the paired detection with the ground-truth box.
+        score: of the paired detection, 0 to 1.
+        box: XYXY of the paired detection, in pixels of the image as the detector sees it.
+        matched_samples: in how many noise samples it was detected again.
+        n_samples: number of noise samples that were made for it.
+        iof: the values of :data:`odsg_lightning.names.IOF_NAMES`, 0 to 1; None where a map is undefined.
+    """
+
+    image_id: int
+    annotation_id: int
+    file_name: str
+    category: str
+    iou: float | None = None
+    score: float | None = None
+    box: tuple[float, float, float, float] | None = None
+    matched_samples: int | None = None
+    n_samples: int | None = None
+    iof: Mapping[str, float | None] | None = None
+
+    @property
+    def key(self) -> Key:
+        """Image id and annotation id."""
+        return self.image_id, self.annotation_id
+
+    @property
+    def missed(self) -> bool:
+        """Whether no detection was paired with the object."""
+        return self.iof is None
+
+    def box_mean(self, region: str) -> float | None:
+        """Return the mean of the defined box maps' IOF of a region; None if none is defined or the object was missed.
+
+        Args:
+            region: one of :data:`odsg_lightning.names.SUMMARY_NAMES`.
+        """
+        values = [self.iof[f"{parameter}/{region}"] for parameter in BOX_PARAMETERS] if self.iof is not None else []
+        defined = [value for value in values if value is not None]
+        return sum(defined) / len(defined) if defined else None
+
+    @property
+    def object_iof(self) -> float | None:
+        """Mean of the defined box maps' share on the object: :meth:`box_mean`."""
+        return self.box_mean("object")
+
+    @property
+    def undefined(self) -> tuple[str, ...]:
+        """The parameters whose map is undefined; empty if the object was missed."""
+        return () if self.iof is None else tuple(p for p in PARAMETERS if self.iof[f"{p}/object"] is None)
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    """One audit.
+
+    Attributes:
+        fingerprint: everything that the numbers depend on besides the detector: ``audit_set`` (a hash) and the settings
+            (:attr:`odsg_lightning.audit.config.AuditConfig.measured`).
+        provenance: ``checkpoint``, ``checkpoint_sha256``, ``step``, ``git_commit``, ``git_dirty``, ``versions``.
+        objects: in ascending image id and annotation id; at least one.
+        metrics: what the Trainer logged beside it, by name.
+        maps: ``file`` and ``sha256`` of the maps beside the record, or None.
+        accepted: of a baseline: its reasons, oldest first; empty for any other record.
+    """
+
+    fingerprint: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    objects: tuple[ObjectRow, ...]
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    maps: Mapping[str, str] | None = None
+    accepted: tuple[Mapping[str, str], ...] = ()
+
+    @cached_property
+    def by_key(self) -> dict[Key, ObjectRow]:
+        """The objects by image id and annotation id."""
+        return {row.key: row for row in self.objects}
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether somebody has accepted it as a baseline."""
+        return bool(self.accepted)
+
+    @property
+    def content_sha256(self) -> str:
+        """Hash of what was measured and of what: the same for a record and the baseline made of it."""
+        content = _as_json(self)
+        return sha256_of_json({key: content[key] for key in ("fingerprint", "provenance", "objects")})
+
+
+def differing_entries(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the entries of two mappings, fingerprints say, that differ, with both values; :data:`ABSENT` for none.
+
+    Example:
+        >>> differing_entries({"seed": 0, "sigma": 0.05}, {"seed": 1, "sigma": 0.05})
+        {'seed': (0, 1)}
+    """
+    pairs = {name: (before.get(name, ABSENT), after.get(name, ABSENT)) for name in sorted({*before, *after})}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def read_record(path: str | Path) -> AuditRecord:
+    """Read and check a record. One that an earlier version of this package wrote is converted.
+
+    Raises:
+        BrokenInputError: the file is no record: unreadable, truncated, too large, not of the schema, an object twice,
+            or values that contradict one another. The message names the file and the place in it.
+    """
+    content = converted(read_json(path, "an audit record"))
+    try:
+        _validator()(content)
+        return _from_json(content)
+    except fastjsonschema.JsonSchemaValueException as error:
+        raise BrokenInputError(f"Expected an audit record at {path}, but {_explain(content, error)}.") from error
+    except _ContradictionError as error:
+        raise BrokenInputError(f"Expected an audit record at {path}, but {error}.") from error
+
+
+def write_record(record: AuditRecord, path: Path) -> None:
+    """Write a record, whole or not at all; each object is one line, so that a diff in git can be read.
+
+    Raises:
+        ValueError: the record is none that :func:`read_record` would take.
+        UserInputError: the file cannot be written.
+        DiskError: the disk is full, or fails.
+    """
+    content = _as_json(record)
+    try:
+        _validator()(content)
+        _from_json(content)
+    except fastjsonschema.JsonSchemaValueException as error:
+        raise ValueError(f"Expected a record of the schema {SCHEMA}, but {_explain(content, error)}.") from error
+    objects = ",\n".join(f"  {json.dumps(row, allow_nan=False)}" for row in content.pop("objects"))
+    head = json.dumps(content, indent=1, allow_nan=False)
+    write_text(path, f'{head[:-2]},\n "objects": [\n{objects}\n ]\n}}\n')
+
+
+def write_record_with_maps(
+    record: AuditRecord, path: Path, maps: Iterable[tuple[Key, ObjectMaps]] | None = None
+) -> AuditRecord:
+    """Write a record and its maps, each whole or not at all; the maps first, so that a record never lacks them.
+
+    Args:
+        record: without its entry ``maps``.
+        path: where it goes.
+        maps: in ascending key; None for a record without maps.
+
+    Returns:
+        The record as written.
+
+    Raises:
+        UserInputError: a file cannot be written.
+        DiskError: the disk is full, or fails.
+    """
+    entry = None
+    if maps is not None:
+        beside = maps_path(path)
+        with replaced(beside) as temporary:
+            with maps_writer(temporary) as writer:
+                for key, object_maps in maps:
+                    writer.add(key, object_maps)
+            entry = {"file": beside.name, "sha256": sha256_of(temporary)}
+    written = AuditRecord(record.fingerprint, record.provenance, record.objects, record.metrics, entry)
+    write_record(written, path)
+    return written
+
+
+class _ContradictionError(ValueError):
+    """Content of the right shape that cannot be true."""
+
+
+def _from_json(content: dict[str, Any]) -> AuditRecord:
+    rows = []
+    for raw in content["objects"]:
+        values = {name: value for name, value in raw.items() if name != "status"}
+        if "box" in values:
+            values["box"] = tuple(values["box"])
+            if values["matched_samples"] > values["n_samples"]:
+                raise _ContradictionError(f"{_place(raw)} was matched in more noise samples than were made")
+        rows.append(ObjectRow(**values))
+    seen: set[tuple[int, int]] = set()
+    for row in rows:
+        if row.key in seen:
+            raise _ContradictionError(f"annotation {row.annotation_id} of image {row.image_id} comes twice")
+        seen.add(row.key)
+    return AuditRecord(
+        fingerprint=content["fingerprint"],
+        provenance=content["provenance"],
+        objects=tuple(sorted(rows, key=lambda row: row.key)),
+        metrics=content["metrics"],
+        maps=content["maps"],
+        accepted=tuple(content.get("accepted", ())),
+    )
+
+
+def _as_json(record: AuditRecord) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "schema": SCHEMA,
+        "fingerprint": dict(record.fingerprint),
+        "provenance": dict(record.provenance),
+        "metrics": dict(record.metrics),
+        "maps": None if record.maps is None else dict(record.maps),
+    }
+    if record.accepted:
+        content["accepted"] = [dict(entry) for entry in record.accepted]
+    return content | {"objects": [_row_as_json(row) for row in record.objects]}
+
+
+def _row_as_json(row: ObjectRow) -> dict[str, Any]:
+    common = {
+        "image_id": row.image_id,
+        "annotation_id": row.annotation_id,
+        "file_name": row.file_name,
+        "category": row.category,
+        "status": "missed" if row.missed else "detected",
+    }
+    if row.iof is None or row.box is None:
+        return common
+    return common | {
+        "iou": row.iou,
+        "score": row.score,
+        "box": list(row.box),
+        "matched_samples": row.matched_samples,
+        "n_samples": row.n_samples,
+        "iof": dict(row.iof),
+    }
+
+
+@cache
+def _validator() -> Callable[[Any], Any]:
+    schema = json.loads(Path(__file__).with_name("record.schema.json").read_text(encoding="utf-8"))
+    compiled: Callable[[Any], Any] = fastjsonschema.compile(schema)
+    return compiled
+
+
+def _explain(content: Any, error: fastjsonschema.JsonSchemaValueException) -> str:
+    """Say where the content leaves the schema; of an object, in terms of its own status."""
+    if isinstance(content, dict) and content.get("schema") != SCHEMA:
+        return f"its schema is {str(content.get('schema'))[:100]!r}, not {SCHEMA!r}"
+    message = str(error.message)
+    return message if len(message) < 500 else message[:500] + "..."
+
+
+def _place(raw: Mapping[str, Any]) -> str:
+    return f"annotation {raw['annotation_id']} of image {raw['image_id']}"

@@ -1,0 +1,69 @@
+"""Records of earlier versions, converted as they are read; a file itself is never changed.
+
+====================== ============================================================================================
+``odsg-audit-record/``
+====================== ============================================================================================
+``1``                  ``matched_passes`` is ``matched_samples`` now; among the metrics, ``audit/coverage`` is
+                       ``audit/recall``, ``drift_floor/...`` is ``drift_noise/...``, and drift was a likeness (1 for the
+                       same maps) where it is a distance now (0 for the same maps)
+====================== ============================================================================================
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from odsg_lightning.files import sha256_of_json
+
+_FIRST, _SECOND = "odsg-audit-record/1", "odsg-audit-record/2"
+_LIKENESSES = ("pearson", "ssim", "mask_iou")
+_CONTENT = ("fingerprint", "provenance", "objects")
+
+
+def converted(content: Any) -> Any:
+    """Return a record's content as this version writes it; anything else as it is, for the schema to refuse."""
+    if not isinstance(content, dict) or content.get("schema") != _FIRST:
+        return content
+    rows, metrics = content.get("objects"), content.get("metrics")
+    if not isinstance(rows, list) or not isinstance(metrics, dict):
+        return {**content, "schema": _SECOND}
+    result = {
+        **content,
+        "schema": _SECOND,
+        "objects": [_row(row) for row in rows],
+        "metrics": dict(_metric(name, value) for name, value in metrics.items()),
+    }
+    accepted = content.get("accepted")
+    if isinstance(accepted, list) and accepted and isinstance(accepted[-1], dict):
+        *earlier, last = accepted
+        before = _content_sha256(content)
+        # The hash of what was accepted follows the conversion, if it was right: an edited baseline stays one.
+        if before is not None and last.get("record_sha256") == before:
+            result["accepted"] = [*earlier, {**last, "record_sha256": _content_sha256(result)}]
+    return result
+
+
+def _content_sha256(content: Mapping[str, Any]) -> str | None:
+    """Return the hash; None for what no version writes, such as rows that cannot be sorted, or an infinity."""
+    try:
+        rows = sorted(content["objects"], key=lambda row: (row["image_id"], row["annotation_id"]))
+        return sha256_of_json({**{name: content[name] for name in _CONTENT}, "objects": rows})
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+
+
+def _row(row: Any) -> Any:
+    if not isinstance(row, dict):
+        return row
+    if "matched_samples" in row:  # which version 1 never wrote: left for the schema to refuse
+        return {**row, "matched_passes": None}
+    return {"matched_samples" if name == "matched_passes" else name: value for name, value in row.items()}
+
+
+def _metric(name: str, value: Any) -> tuple[str, Any]:
+    family, _, rest = name.partition("/")
+    if name == "audit/coverage":
+        return "audit/recall", value
+    if family not in ("drift", "drift_ref", "drift_floor"):
+        return name, value
+    likeness = rest.rpartition("/")[2] in _LIKENESSES and isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{family.replace('floor', 'noise')}/{rest}", round(1 - value, 6) if likeness else value

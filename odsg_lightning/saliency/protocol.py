@@ -1,0 +1,89 @@
+"""What the mathematics needs of a detector, and what a detector may offer beyond it.
+
+:mod:`odsg_lightning.detectors` implements these protocols; :mod:`odsg_lightning.saliency.gradients` is the one place
+that asks which of them a detector has.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from odsg_lightning.saliency.options import Engine, Precision
+from odsg_lightning.types import Detections, LocalGradient
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """Anything that detects objects differentiably."""
+
+    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+        """Detect objects in each image.
+
+        Args:
+            images: RGB, float, 0 to 255, each ``[3, H, W]``; sizes may differ.
+
+        Returns:
+            One record per image. Boxes and scores are differentiable with respect to the images when these
+            require a gradient.
+        """
+        ...
+
+
+class Linearization(Protocol):
+    """A detector at one image: what it returned there and how each number depends on the pixels."""
+
+    detections: Detections
+    """Without a graph."""
+
+    def gradients(self, indices: Iterable[int]) -> Iterator[LocalGradient]:
+        """Yield, for each detection index in order, d (x_min, y_min, x_max, y_max, score) / d image."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which engine computes a detector's gradients.
+
+    Attributes:
+        name: ``"windowed"``, ``"cut"`` or ``"autograd"``.
+        precision: ``"full"`` or ``"bf16"``, of the linear backward pass.
+        reason: why this one runs, in a few plain words.
+    """
+
+    name: str
+    precision: str
+    reason: str
+
+
+@runtime_checkable
+class LinearizingDetector(Detector, Protocol):
+    """A detector with gradients of its own, faster than one backward pass per output."""
+
+    def linearize(self, image: Tensor, *, engine: Engine = "auto", precision: Precision = "full") -> Linearization:
+        """Run the detector on one image ``[3, H, W]`` and keep what the gradients need."""
+        ...
+
+
+@runtime_checkable
+class EngineChoosingDetector(LinearizingDetector, Protocol):
+    """A detector that says beforehand which engine it will use."""
+
+    def choose_engine(self, engine: Engine = "auto", precision: Precision = "full") -> EngineChoice:
+        """Return which engine :meth:`linearize` uses for the detector as it is now."""
+        ...
+
+
+@runtime_checkable
+class BatchingDetector(LinearizingDetector, Protocol):
+    """A detector that can run several noise samples of an image at once, where that is faster."""
+
+    def linearize_each(
+        self, images: Iterable[Tensor], *, engine: Engine = "auto", precision: Precision = "full"
+    ) -> Iterator[Linearization]:
+        """Yield what :meth:`linearize` returns for each of several images of one size, in order.
+
+        How many images are taken before the first result is the detector's choice. What it yields it must not keep.
+        """
+        ...

@@ -1,0 +1,354 @@
+import errno
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from odsg_lightning.errors import BrokenInputError, DiskError, MissingFileError, UserInputError
+from odsg_lightning.files import (
+    MAX_YAML_VALUES,
+    read_json,
+    read_yaml,
+    regular_file,
+    replaced,
+    sha256_of,
+    sha256_of_json,
+    write_text,
+)
+
+# JSON ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"", r"\. Is it truncated\? Copy or download it again\.$"),
+        (b'{"a": 1', "at line 1, column 8. Is it truncated"),
+        (b'{"a" 1}', r"at line 1, column 6\.$"),  # it ends as it should: nothing is said of truncation
+        (b'{"a": NaN}', "it holds NaN, where a number or null belongs"),
+        (b'{"a": -Infinity}', "it holds -Infinity"),
+        (b'{"a": 1, "b": 2, "a": 3}', "the key 'a' comes twice"),
+        (b"\xff\xfe\x00", "codec can't decode"),
+        (b"[" * 100_000, "recursion"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
+    ],
+)
+def test_what_is_no_strict_json_is_refused(tmp_path, content, message):
+    file = tmp_path / "record.json"
+    file.write_bytes(content)
+    with pytest.raises(BrokenInputError, match=message) as error:
+        read_json(file, "a thing")
+    assert f"Expected a thing at {file}" in str(error.value)
+
+
+def test_strict_json_is_read(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": [1, null, "ä"]}', encoding="utf-8")
+    assert read_json(tmp_path / "a.json", "a thing") == {"a": [1, None, "ä"]}
+
+
+def test_files_of_other_tools_may_hold_what_ours_may_not(tmp_path):
+    path = tmp_path / "coco.json"
+    path.write_text('{"area": NaN, "bbox": [Infinity, -Infinity], "id": 1, "id": 2}')
+    content = read_json(path, "a COCO JSON file", strict=False)
+    assert math.isnan(content["area"])
+    assert (content["bbox"], content["id"]) == ([math.inf, -math.inf], 2)
+    with pytest.raises(BrokenInputError, match="it holds NaN"):
+        read_json(path, "a COCO JSON file")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b'{"images": [', "Is it truncated"),
+        (b"\xff\xfe\x00", "codec can't decode"),
+        (b"[" * 100_000, "recursion"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
+    ],
+)
+def test_what_is_no_json_at_all_is_refused_in_files_of_other_tools_too(tmp_path, content, message):
+    path = tmp_path / "coco.json"
+    path.write_bytes(content)
+    with pytest.raises(BrokenInputError, match=f"Expected a COCO JSON file at {path}, but .*{message}"):
+        read_json(path, "a COCO JSON file", strict=False)
+
+
+def test_a_key_that_comes_twice_is_found_at_once_among_many(tmp_path):
+    """In time that grows with the number of keys, not with its square: 200,000 would take minutes."""
+    keys = [f"k{index}" for index in range(200_000)]
+    (tmp_path / "a.json").write_text("{" + ",".join(f'"{key}":0' for key in [*keys, "k199999"]) + "}")
+    code = f"from odsg_lightning.files import read_json; read_json({str(tmp_path / 'a.json')!r}, 'a thing')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=600)
+    assert "the key 'k199999' comes twice" in done.stderr
+
+
+# YAML ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def yaml_file(tmp_path):
+    def write(text):
+        path = tmp_path / "file.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        ("", None),
+        ("# nothing but a comment\n", None),
+        ("a: [1, 2.5, null, true, 'ä']", {"a": [1, 2.5, None, True, "ä"]}),
+        ("base: &base {x: 1, y: 2}\nb: {<<: *base, x: 3}", {"base": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}}),
+        # A mapping that overrides what it merges is merged itself, by one that is read before it.
+        (
+            "base: &base {x: 1}\nouter: {inner: &a {<<: *base, x: 2}}\nb: {<<: *a}",
+            {"base": {"x": 1}, "outer": {"inner": {"x": 2}}, "b": {"x": 2}},
+        ),
+        ("a: &a [1]\nb: [*a, *a]", {"a": [1], "b": [[1], [1]]}),
+        ("1: number\n'1': text", {1: "number", "1": "text"}),
+    ],
+)
+def test_plain_yaml_is_read(yaml_file, text, content):
+    assert read_yaml(yaml_file(text), "a thing") == content
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: 2\na: 3", "the key 'a' comes twice in line 3"),
+        ("a: {b: {c: 1, 'c': 2}}", "the key 'c' comes twice in line 1"),
+        ("a: &a {x: 1}\nb: &b {x: 2}\nc: {<<: *a, <<: *b}", "the key '<<' comes twice"),
+        ("a: &a [*a]", "its aliases stand for more than 100000 values"),
+        ("a: [", "while parsing"),
+        ("a: 1\n---\nb: 2", "expected a single document"),
+        ("a: *nobody", "found undefined alias 'nobody'"),
+        ("\x00", "special characters are not allowed"),
+        ("a: 2001-99-99", "month must be in 1..12"),
+        (f"a: {'9' * 5000}", "digits"),
+        ("[" * 2000, "recursion"),
+        ("? [1, 2]\n: 3", "found unhashable key"),
+        ("a: {<<: 3}", "expected a mapping or list of mappings for merging"),
+        ("a: " + "x" * 2**20, "of at most 1 MiB"),
+    ],
+)
+def test_yaml_that_is_none_or_says_one_thing_twice_is_refused(yaml_file, text, message):
+    path = yaml_file(text)
+    with pytest.raises(BrokenInputError, match=message) as caught:
+        read_yaml(path, "a thing")
+    assert str(caught.value).startswith(f"Expected a thing at {path}")
+    assert "run code" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["!!bool x", "!!int ''", "!!float ''", "!!timestamp x", "!!map [1]", "!!seq {a: 1}", "a: 1" + ":59" * 200 + ".5"],
+)
+def test_a_value_that_does_not_fit_its_tag_is_refused(yaml_file, text):
+    with pytest.raises(BrokenInputError, match=r"Expected a thing at .*file\.yaml, but"):
+        read_yaml(yaml_file(text), "a thing")
+
+
+def test_other_bytes_than_utf_8_are_refused(tmp_path):
+    (tmp_path / "file.yaml").write_bytes(b"a: \xff")
+    with pytest.raises(BrokenInputError, match="codec can't decode"):
+        read_yaml(tmp_path / "file.yaml", "a thing")
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "!!python/object/apply:pathlib.Path.touch [{}]",
+        "!!python/object/new:os.system ['touch {}']",
+        "!!python/name:os.system ''",
+        "!!python/module:os ''",
+        "!made_up 1",
+    ],
+)
+def test_a_tag_that_would_run_code_is_refused_and_runs_none(yaml_file, tmp_path, tag):
+    path = yaml_file(f"a: {tag.format(tmp_path / 'ran')}")
+    with pytest.raises(BrokenInputError, match="a YAML tag that would run code, which is refused"):
+        read_yaml(path, "a thing")
+    assert not (tmp_path / "ran").exists()
+
+
+def bomb(first, line, depth):
+    """Each line stands for nine times the one before it."""
+    return "\n".join([f"a0: &a0 {first}", *(f"a{i}: &a{i} {line([f'*a{i - 1}'] * 9)}" for i in range(1, depth))])
+
+
+BOMBS = {
+    "lists": lambda depth: bomb("[x]", lambda names: f"[{', '.join(names)}]", depth),
+    "merges": lambda depth: bomb("{x: 1}", lambda names: f"{{<<: [{', '.join(names)}]}}", depth),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_bomb_of_aliases_is_refused_before_it_goes_off(yaml_file, kind):
+    """Less than 500 bytes that stand for 40 million values; and 3 KiB that stand for 9**40."""
+    for depth in (9, 41):
+        path = yaml_file(BOMBS[kind](depth))
+        code = f"from odsg_lightning.files import read_yaml; read_yaml({str(path)!r}, 'a thing')"
+        limited = f"import resource; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31)); {code}"
+        done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=False, timeout=600)
+        assert f"aliases stand for more than {MAX_YAML_VALUES} values" in done.stderr
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_few_aliases_are_read(yaml_file, kind):
+    assert len(read_yaml(yaml_file(BOMBS[kind](4)), "a thing")) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [("none.yaml", MissingFileError, "No such file or directory"), (".", BrokenInputError, "it is a folder")],
+)
+def test_a_missing_yaml_file_and_a_folder_are_told_apart(tmp_path, name, kind, message):
+    with pytest.raises(BrokenInputError, match=f"Expected a thing at .*, but {message}") as caught:
+        read_yaml(tmp_path / name, "a thing")
+    assert type(caught.value) is kind
+    assert isinstance(caught.value, FileNotFoundError) == (kind is MissingFileError)
+
+
+# What is read in any case -------------------------------------------------------------------------------------------
+
+
+def test_a_large_file_is_refused_before_it_is_read(tmp_path):
+    with (tmp_path / "huge.json").open("wb") as file:
+        file.truncate(10 * 2**40)  # sparse: reading it would take hours
+    with pytest.raises(BrokenInputError, match="of at most 64 MiB, but it has 10485760 MiB"):
+        read_json(tmp_path / "huge.json", "a record")
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in {
+        "none": "No such file",
+        "a": "symbolic links",
+        ".": "it is a folder. Name the file in it",
+        "pipe": "no regular file",
+        "x" * 5000: "too long",
+        "zero\0byte": "null",
+    }.items():
+        with pytest.raises(BrokenInputError, match=message) as caught:
+            regular_file(f"{tmp_path}/{name}", "a record")
+        assert isinstance(caught.value, MissingFileError) == (name == "none")
+
+
+# Writing ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+
+    def fail_halfway():
+        with replaced(path) as temporary:
+            temporary.write_text("new, but not all of i")
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        fail_halfway()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]  # nothing else is left
+    write_text(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_a_new_file_has_the_usual_permissions(tmp_path):
+    (tmp_path / "plain").touch()
+    write_text(tmp_path / "ours", "x")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(UserInputError, match=r"Expected to write .*out\.json, but No such file or directory"):
+        write_text(tmp_path / "absent" / "out.json", "x")
+
+
+def test_a_folder_is_not_written_over(tmp_path):
+    with pytest.raises(UserInputError, match="there is a folder"):
+        write_text(tmp_path, "x")
+
+
+def failing(code):
+    def fail(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE])
+def test_a_disk_that_cannot_take_a_new_file_is_no_mistake_of_the_users(tmp_path, monkeypatch, code):
+    monkeypatch.setattr(tempfile, "mkstemp", failing(code))
+    with pytest.raises(DiskError, match=f"Expected to write {tmp_path / 'out'}, but {os.strerror(code)}") as caught:
+        write_text(tmp_path / "out", "x")
+    assert isinstance(caught.value, OSError)
+    assert not isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG])
+def test_a_name_that_cannot_be_written_to_is_a_mistake_of_the_users(tmp_path, monkeypatch, code):
+    monkeypatch.setattr(tempfile, "mkstemp", failing(code))
+    with pytest.raises(UserInputError, match=f"Expected to write {tmp_path / 'out'}, but {os.strerror(code)}"):
+        write_text(tmp_path / "out", "x")
+
+
+def test_a_disk_that_fails_at_the_end_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "out"
+    write_text(path, "old")
+    monkeypatch.setattr(os, "replace", failing(errno.ENOSPC))
+    with pytest.raises(DiskError, match=f"Expected to write {path}, but No space left on device"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
+def test_a_file_that_outgrows_the_disk_is_an_error_of_the_disk(tmp_path):
+    """With a limit of 1 KiB on any file, which is how a user without rights can have a full disk."""
+    code = f"""
+import resource, signal
+from pathlib import Path
+from odsg_lightning.errors import DiskError
+from odsg_lightning.files import write_text
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+try:
+    write_text(Path({str(tmp_path / "out")!r}), "x" * 4096)
+except DiskError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600)
+    assert done.stdout == f"Expected to write {tmp_path / 'out'}, but File too large.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_wrong_with_an_input_stays_so_while_an_output_is_written(tmp_path):
+    with pytest.raises(MissingFileError, match=f"Expected a thing at {tmp_path / 'none'}"), replaced(tmp_path / "out"):
+        regular_file(tmp_path / "none", "a thing")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Hashes -------------------------------------------------------------------------------------------------------------
+
+
+def test_hash_of_json_depends_on_the_content_alone():
+    assert sha256_of_json({"a": 1, "b": [1.5, None]}) == sha256_of_json(json.loads('{ "b": [1.5, null], "a": 1 }'))
+    assert sha256_of_json({"a": 1}) != sha256_of_json({"a": 2})
+
+
+def test_sha256_golden_value(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert sha256_of(Path(tmp_path / "abc")) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
