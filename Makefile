@@ -11,8 +11,9 @@ JOBS ?= 2
 FAST := -m "not slow" -p no:cacheprovider -n $(JOBS) --dist worksteal
 
 # $(call detectron2,<python>,<requirements file>[,<more>]): the build without C++ sources that requirements/ describes.
+# Without uv's cache, which does not see that a wheel was built with another detectron2-build.cfg.
 detectron2 = DIST_EXTRA_CONFIG=$(CURDIR)/requirements/detectron2-build.cfg $(BIN)/uv pip install --quiet --python $(1) \
-	--no-deps --no-build-isolation --require-hashes -r requirements/$(2) $(3)
+	--no-cache --no-deps --no-build-isolation --require-hashes -r requirements/$(2) $(3)
 
 .PHONY: help setup demo test lint test-detectron2-0.5 test-lowest lock clean
 .DEFAULT_GOAL := help
