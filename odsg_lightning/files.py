@@ -23,8 +23,8 @@ MAX_YAML_BYTES = 2**20
 MAX_YAML_VALUES = 100_000
 """Values in a YAML file with its aliases written out, at most."""
 
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EFBIG}
-"""Of errno: what is wrong with the disk and not with the name that was given."""
+# What is wrong with the disk and not with the name that was given.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EFBIG}
 
 
 def regular_file(path: str | Path, what: str, max_bytes: int | None = None) -> Path:
@@ -102,13 +102,13 @@ class StrictYamlLoader(yaml.SafeLoader):  # type: ignore[misc]
         return node
 
 
-def read_yaml(path: str | Path, what: str, loader: type[yaml.SafeLoader] | None = None) -> Any:
+def read_yaml(path: str | Path, what: str, loader: type[StrictYamlLoader] = StrictYamlLoader) -> Any:
     """Read a YAML file as plain data: no tag that would construct an object is followed, let alone run.
 
     Args:
         path: the file.
         what: see :func:`regular_file`.
-        loader: a subclass of :class:`StrictYamlLoader` that knows more tags.
+        loader: :class:`StrictYamlLoader`, or a subclass of it that knows more tags.
 
     Raises:
         BrokenInputError: see :func:`regular_file`; or the file is no YAML, holds a key twice in one mapping, or aliases
@@ -116,7 +116,7 @@ def read_yaml(path: str | Path, what: str, loader: type[yaml.SafeLoader] | None 
     """
     path = regular_file(path, what, MAX_YAML_BYTES)
     try:
-        reader = (loader or StrictYamlLoader)(path.read_text(encoding="utf-8"))
+        reader = loader(path.read_text(encoding="utf-8"))
         try:
             node = reader.get_single_node()
             if node is None:
@@ -170,8 +170,7 @@ def replaced(path: Path) -> Iterator[Path]:
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}-", suffix=path.suffix)
     except OSError as error:
-        kind = DiskError if error.errno in DISK_ERRORS else UserInputError
-        raise kind(f"Expected to write {path}, but {error.strerror}: {path.parent}.") from error
+        raise write_error(error)(f"Expected to write {path}, but {error.strerror}: {path.parent}.") from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -195,6 +194,11 @@ def write_text(path: Path, text: str) -> None:
     """
     with replaced(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_error(error: OSError) -> type[DiskError | UserInputError]:
+    """Return whose fault it is that a file or folder cannot be made: the disk's, or that of the name given."""
+    return DiskError if error.errno in _DISK_ERRORS else UserInputError
 
 
 def _umask() -> int:

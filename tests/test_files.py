@@ -24,6 +24,13 @@ from odsg_lightning.files import (
 # JSON ---------------------------------------------------------------------------------------------------------------
 
 
+NO_JSON_AT_ALL = [
+    (b"\xff\xfe\x00", "codec can't decode"),
+    (b"[" * 100_000, "recursion"),
+    (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
+]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -34,9 +41,7 @@ from odsg_lightning.files import (
         (b'{"a": NaN}', "it holds NaN, where a number or null belongs"),
         (b'{"a": -Infinity}', "it holds -Infinity"),
         (b'{"a": 1, "b": 2, "a": 3}', "the key 'a' comes twice"),
-        (b"\xff\xfe\x00", "codec can't decode"),
-        (b"[" * 100_000, "recursion"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
+        *NO_JSON_AT_ALL,
     ],
 )
 def test_what_is_no_strict_json_is_refused(tmp_path, content, message):
@@ -64,13 +69,7 @@ def test_files_of_other_tools_may_hold_what_ours_may_not(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [
-        (b"", "it is empty"),
-        (b'{"images": [', "Is it truncated"),
-        (b"\xff\xfe\x00", "codec can't decode"),
-        (b"[" * 100_000, "recursion"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
-    ],
+    [(b"", "it is empty"), (b'{"images": [', "Is it truncated"), *NO_JSON_AT_ALL],
 )
 def test_what_is_no_json_at_all_is_refused_in_files_of_other_tools_too(tmp_path, content, message):
     path = tmp_path / "coco.json"

@@ -2,7 +2,7 @@
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -100,11 +100,8 @@ def object_row(item: AuditedObject) -> ObjectRow:
     if detected is None:
         return row
     x1, y1, x2, y2 = (round(coordinate, _DIGITS) for coordinate in detected.box.tolist())
-    return ObjectRow(
-        row.image_id,
-        row.annotation_id,
-        row.file_name,
-        row.category,
+    return replace(
+        row,
         iou=round(detected.iou, _DIGITS),
         score=round(detected.score, _DIGITS),
         box=(x1, y1, x2, y2),

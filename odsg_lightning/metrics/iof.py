@@ -90,9 +90,9 @@ class IntersectionOverForeground(PerObjectMetric):
     """Mean :func:`intersection_over_foreground` over objects, with the values of each object kept.
 
     ``per_object()`` returns them, ``[N, 17]`` in the order of ``names.IOF_NAMES``. ``compute()`` returns a dict of
-    scalars: these 17 names, and the summaries ``object``,
-    ``edge``, ``middle`` and ``opposite``: the mean over objects of the mean of the object's defined box maps. An
-    undefined value is left out of every mean; a mean of nothing is NaN.
+    scalars: these 17 names, and the summaries ``object``, ``edge``, ``middle`` and ``opposite``: the mean over objects
+    of the mean of the object's defined box maps. An undefined value is left out of every mean; a mean of nothing is
+    NaN.
 
     Args:
         blur_sigma: standard deviation of the blur before binarising, in pixels.

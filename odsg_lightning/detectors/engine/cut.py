@@ -4,7 +4,7 @@ A plain backward pass for one number goes through all that the head computed for
 detector runs once without a graph, and the graph is cut behind the backbone and behind the head:
 
     image -> backbone -> | features -> head -> | head's outputs -> decoding, NMS -> detections
-             an engine   | recomputed where needed |        autograd, as Detectron2 runs it
+             an engine   | recomputed in part  | autograd, as Detectron2 runs it
 """
 
 import warnings

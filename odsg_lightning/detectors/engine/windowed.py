@@ -89,9 +89,8 @@ class WindowedBackbone:
             through = self._top.transposed([windows.get(level) for level in self._top_levels], self._top_sizes())
             target = stages if self._top.reads == self._stages[-1] else outputs
             target.setdefault(self._top.reads, []).append(through)
-        inner: StridedWindow | None = (
-            None  # of the sum of lateral and coarser maps, from the finest level to the coarsest
-        )
+        # Of the sum of lateral and coarser maps, from the finest level to the coarsest.
+        inner: StridedWindow | None = None
         for index, level in enumerate(self._levels):
             parts = [] if inner is None else [_upsampling_transposed(inner)]
             if level in outputs:

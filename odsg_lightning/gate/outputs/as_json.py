@@ -24,6 +24,7 @@ def write_json(result: GateResult, path: Path, strict: bool = False) -> None:
 
     Raises:
         UserInputError: the file cannot be written.
+        DiskError: the disk is full, or fails.
     """
     write_text(path, json.dumps(result_as_json(result, strict), indent=1, allow_nan=False) + "\n")
 

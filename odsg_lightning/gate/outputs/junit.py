@@ -16,6 +16,7 @@ def write_junit(result: GateResult, path: Path, strict: bool = False) -> None:
 
     Raises:
         UserInputError: the file cannot be written.
+        DiskError: the disk is full, or fails.
     """
     suite = ElementTree.Element("testsuite", name="odsg gate")
     for check in result.checks:

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from odsg_lightning.errors import DiskError, UserInputError
-from odsg_lightning.files import DISK_ERRORS
+from odsg_lightning.files import write_error
 from odsg_lightning.gate.outputs.terminal import changed_lists, headline, interval, is_quiet
 from odsg_lightning.gate.result import SHOWN, GateResult
 from odsg_lightning.text import markdown, number
@@ -22,8 +21,7 @@ def append_summary(result: GateResult, path: Path, strict: bool = False) -> None
         with path.open("a", encoding="utf-8") as file:
             file.write(result_as_markdown(result, strict))
     except OSError as error:
-        kind = DiskError if error.errno in DISK_ERRORS else UserInputError
-        raise kind(f"Expected to append the summary to {path}, but {error.strerror or error}.") from error
+        raise write_error(error)(f"Expected to append the summary to {path}, but {error.strerror or error}.") from error
 
 
 def result_as_markdown(result: GateResult, strict: bool = False) -> str:
