@@ -11,8 +11,17 @@ REGIONS = ("edge", "middle", "opposite")
 IOF_NAMES = (
     *(f"{parameter}/{region}" for parameter in BOX_PARAMETERS for region in (*REGIONS, "object")),
     "score/object",
+    *(f"{parameter}/near" for parameter in PARAMETERS),
 )
-"""The 17 values of each object: edge, middle, opposite and object for each box parameter, object for the score."""
+"""The 22 IOF values of each object: edge, middle, opposite and object for each box parameter, object for the score; and
+near, the grown object, for all five."""
 
-SUMMARY_NAMES = ("object", *REGIONS)
+SUMMARY_NAMES = ("object", "near", *REGIONS)
 """Means over the four box parameters."""
+
+MAP_NAMES = ("area_ratio", "relevance_mass", "pointing_game")
+"""What else is measured of each object's box maps: size of the foreground against the object's, share of the map's mass
+on the object, share of the maps whose maximum lies on it."""
+
+OCCLUSION_NAMES = ("sufficiency", "necessity")
+"""How much of an object's score is left when all but the object is hidden, and how much is gone when the object is."""

@@ -8,6 +8,9 @@ from odsg_lightning.saliency.options import Engine, Precision, check_engine, che
 
 Method = Literal["smoothgrad", "gradient"]
 
+OCCLUSION = "blur + grey, inpaint"
+"""What hidden pixels are replaced by, for sufficiency and for necessity, as a fingerprint says it."""
+
 
 @dataclass(frozen=True)
 class AuditConfig:
@@ -22,6 +25,12 @@ class AuditConfig:
         score_threshold: a detection must score above this to be paired.
         blur_sigma: standard deviation of the blur before binarising a map, in pixels.
         threshold: share of a blurred map's maximum above which a pixel is foreground.
+        near_threshold: the same for IOF ``near``.
+        near_margin: by how much an object grows for ``near``, as a share of its size.
+        occlusion: whether to hide pixels, too: :mod:`odsg_lightning.occlusion.evidence`.
+        sufficiency_margin: how far around an object pixels stay when all others are hidden, as a share of its size; one
+            pixel at least.
+        necessity_margin: how far around an object's box pixels are hidden with it, likewise.
         seed: of the noise.
         max_objects_per_image: audit only the first so many objects of an image, in the order of their annotation ids;
             None for all.
@@ -36,9 +45,14 @@ class AuditConfig:
     sigma: float = 0.05
     match_iou: float = 0.7
     pair_iou: float = 0.5
-    score_threshold: float = 0.9
+    score_threshold: float = 0.5
     blur_sigma: float = 2.0
     threshold: float = 0.32
+    near_threshold: float = 0.5
+    near_margin: float = 0.2
+    occlusion: bool = True
+    sufficiency_margin: float = 0.025
+    necessity_margin: float = 0.025
     seed: int = 0
     max_objects_per_image: int | None = None
     tolerance: float | None = None
@@ -63,11 +77,11 @@ class AuditConfig:
                 raise UserInputError(
                     f"Expected argument `{name}` to be an integer of at least {least}, but got {number!r}."
                 )
-        for name in ("match_iou", "pair_iou", "score_threshold", "threshold"):
+        for name in ("match_iou", "pair_iou", "score_threshold", "threshold", "near_threshold"):
             share = getattr(self, name)
             if not 0 <= share < 1:
                 raise UserInputError(f"Expected argument `{name}` to be in [0, 1), but got {share!r}.")
-        for name in ("sigma", "blur_sigma"):
+        for name in ("sigma", "blur_sigma", "near_margin", "sufficiency_margin", "necessity_margin"):
             size = getattr(self, name)
             if not 0 <= size < float("inf"):
                 raise UserInputError(f"Expected argument `{name}` to be a finite number, 0 or more, but got {size!r}.")
@@ -82,6 +96,10 @@ class AuditConfig:
         where they change something: audits from before they existed have the same settings as those without them.
         """
         settings = {name: value for name, value in vars(self).items() if name != "engine"}
+        if self.occlusion:
+            settings["occlusion"] = OCCLUSION
+        else:
+            del settings["sufficiency_margin"], settings["necessity_margin"]
         for name in ("tolerance", "precision"):
             if settings[name] == getattr(AuditConfig, name):
                 del settings[name]

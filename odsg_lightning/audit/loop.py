@@ -1,12 +1,14 @@
-"""One audit: which objects of a fixed set are detected, and what each of their five numbers looks at."""
+"""One audit: which objects of a fixed set are detected, what each of their five numbers looks at, what they need."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
 
 import torch
 from torch import Tensor
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.measure import AuditedObject, measured
+from odsg_lightning.occlusion.evidence import OcclusionEvidence, occlusion_evidence
 from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.noise import image_generator
 from odsg_lightning.saliency.protocol import Detector
@@ -80,12 +82,23 @@ def audit(
         )
         for _ in range(0 if paired else config.samples_per_image):
             on_sample()  # progress counts the samples that an image without detections saves, too
+        evidence = _evidence(detector, image, reference[pairs[paired]], sample.masks[paired], config)
         explained = dict(zip(paired, saliencies, strict=True))
+        del saliencies  # each object's maps go when it has been measured
         for index in objects:
             if index not in explained:
                 yield AuditedObject(sample, index)
                 continue
-            match, saliency = int(pairs[index]), explained.pop(index)
-            box, score = reference.boxes[match], float(reference.scores[match])
-            mask = sample.masks[index]
-            yield AuditedObject(sample, index, measured(box, score, float(ious[index]), saliency, mask, config))
+            match, saliency, hidden = int(pairs[index]), explained.pop(index), next(evidence)
+            box, score, iou = reference.boxes[match], float(reference.scores[match]), float(ious[index])
+            detected = measured(box, score, iou, saliency, hidden, sample.masks[index], config)
+            yield AuditedObject(sample, index, detected)
+
+
+def _evidence(
+    detector: Detector, image: Tensor, detections: Detections, masks: Tensor, config: AuditConfig
+) -> Iterator[OcclusionEvidence | None]:
+    if not config.occlusion:
+        return repeat(None)
+    margins = {name: getattr(config, name) for name in ("sufficiency_margin", "necessity_margin")}
+    return occlusion_evidence(detector, image, detections, masks.to(image.device), **margins)

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +15,13 @@ from torch.nn import functional
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.metrics.iof import object_iof
-from odsg_lightning.names import IOF_NAMES
+from odsg_lightning.metrics.map_statistics import map_statistics
+from odsg_lightning.metrics.occlusion import occlusion_values
+from odsg_lightning.names import IOF_NAMES, MAP_NAMES, OCCLUSION_NAMES
+from odsg_lightning.occlusion.evidence import DetectedAgain, OcclusionEvidence
 from odsg_lightning.records.maps_file import MAX_SIDE, Key, ObjectMaps
 from odsg_lightning.records.record import ObjectRow
-from odsg_lightning.saliency.masks import binarise
+from odsg_lightning.saliency.masks import above_share, smoothed
 from odsg_lightning.types import AuditSample, ObjectSaliency
 
 _DIGITS = 6
@@ -33,7 +37,11 @@ class DetectedObject:
         iou: IoU with the ground-truth box.
         saliency: the five maps.
         foreground: ``[5, H, W]`` bool, the binarised maps; empty where a map is undefined.
-        iof: ``[17]`` float32 in the order of :data:`odsg_lightning.names.IOF_NAMES`, NaN where a map is undefined.
+        iof: ``[22]`` float32 in the order of :data:`odsg_lightning.names.IOF_NAMES`, NaN where a map is undefined.
+        box_maps: ``[3]`` float32 in the order of :data:`odsg_lightning.names.MAP_NAMES`, NaN without a defined box map.
+        evidence: what is detected with pixels hidden; None if none were.
+        occlusion: ``[2]`` float32 in the order of :data:`odsg_lightning.names.OCCLUSION_NAMES`, NaN where it cannot be
+            judged.
     """
 
     box: Tensor
@@ -42,6 +50,9 @@ class DetectedObject:
     saliency: ObjectSaliency
     foreground: Tensor
     iof: Tensor
+    box_maps: Tensor
+    evidence: OcclusionEvidence | None
+    occlusion: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +97,38 @@ class AuditedObject:
 
 
 def measured(
-    box: Tensor, score: float, iou: float, saliency: ObjectSaliency, mask: Tensor, config: AuditConfig
+    box: Tensor,
+    score: float,
+    iou: float,
+    saliency: ObjectSaliency,
+    evidence: OcclusionEvidence | None,
+    mask: Tensor,
+    config: AuditConfig,
 ) -> DetectedObject:
-    """Binarise an object's maps and measure them against its segmentation ``[H, W]``: the one place that does."""
-    foreground = binarise(saliency.maps, config.blur_sigma, config.threshold)
-    return DetectedObject(box, score, iou, saliency, foreground, object_iof(foreground, mask.to(foreground.device)))
+    """Measure an object's maps against its segmentation ``[H, W]``, and what hiding pixels did. Nothing else does.
+
+    ``box``, ``score``, ``iou``, ``saliency`` and ``evidence`` are those of :class:`DetectedObject`.
+    """
+    mask = mask.to(saliency.maps.device)
+    smooth = smoothed(saliency.maps, config.blur_sigma)
+    foreground, core = above_share(smooth, config.threshold), above_share(smooth, config.near_threshold)
+    return DetectedObject(
+        box,
+        score,
+        iou,
+        saliency,
+        foreground,
+        object_iof(foreground, core, mask, config.near_margin),
+        map_statistics(saliency.maps, smooth, foreground, mask),
+        evidence,
+        _occlusion(evidence, score),
+    )
+
+
+def _occlusion(evidence: OcclusionEvidence | None, score: float) -> Tensor:
+    if evidence is None:
+        return torch.full((len(OCCLUSION_NAMES),), torch.nan)
+    return occlusion_values([evidence], torch.tensor([score]))[0]
 
 
 def object_row(item: AuditedObject) -> ObjectRow:
@@ -107,11 +145,27 @@ def object_row(item: AuditedObject) -> ObjectRow:
         box=(x1, y1, x2, y2),
         matched_samples=detected.saliency.matched_samples,
         n_samples=detected.saliency.n_samples,
-        iof={
-            name: None if math.isnan(value) else round(value, _DIGITS)
-            for name, value in zip(IOF_NAMES, detected.iof.tolist(), strict=True)
-        },
+        iof=_by_name(IOF_NAMES, detected.iof),
+        box_maps=_by_name(MAP_NAMES, detected.box_maps),
+        occlusion={} if detected.evidence is None else _by_name(OCCLUSION_NAMES, detected.occlusion),
+        detected_again={} if detected.evidence is None else dict(_detected_again(detected.evidence)),
     )
+
+
+def _by_name(names: Sequence[str], values: Tensor) -> dict[str, float | None]:
+    pairs = zip(names, values.tolist(), strict=True)
+    return {name: None if math.isnan(value) else round(value, _DIGITS) for name, value in pairs}
+
+
+def _detected_again(evidence: OcclusionEvidence) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    for name, of_replacement in ((name, getattr(evidence, name)) for name in OCCLUSION_NAMES):
+        for replacement, again in of_replacement.items():
+            yield f"{name}/{replacement}", None if again is None else _again_as_json(again)
+
+
+def _again_as_json(again: DetectedAgain) -> dict[str, Any]:
+    shift = None if again.shift is None else [round(part, _DIGITS) for part in again.shift]
+    return {"score": round(again.score, _DIGITS), "iou": round(again.iou, _DIGITS), "shift": shift}
 
 
 def object_maps(item: AuditedObject, strip: NDArray[np.uint8] | None = None) -> ObjectMaps | None:
@@ -140,9 +194,15 @@ def object_maps(item: AuditedObject, strip: NDArray[np.uint8] | None = None) -> 
     )
 
 
-def fingerprint(audit_set_sha256: str, config: AuditConfig) -> dict[str, Any]:
-    """Return everything that the numbers of an audit depend on besides the detector."""
-    return {"audit_set": audit_set_sha256, **config.measured}
+def fingerprint(audit_set_sha256: str, config: AuditConfig, masks: str | None = None) -> dict[str, Any]:
+    """Return everything that the numbers of an audit depend on besides the detector.
+
+    Args:
+        audit_set_sha256: hash of the audited images and annotations.
+        config: the settings.
+        masks: what an object is, ``"segmentation"`` or ``"box"``; None if that is not known.
+    """
+    return {"audit_set": audit_set_sha256, **({} if masks is None else {"masks": masks}), **config.measured}
 
 
 def _block_means(maps: Tensor) -> Tensor:

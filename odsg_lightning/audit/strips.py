@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.loop import audited_indices
-from odsg_lightning.audit.measure import AuditedObject
+from odsg_lightning.audit.measure import AuditedObject, DetectedObject
 from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES
+from odsg_lightning.occlusion.evidence import DetectedAgain
 from odsg_lightning.records.maps_file import Key
 from odsg_lightning.types import AuditSample
-from odsg_lightning.viz.strip import object_strip
+from odsg_lightning.viz.strip import HiddenPixels, object_strip
 
 
 def audited_strip(item: AuditedObject, config: AuditConfig) -> np.ndarray:
-    """Draw the photograph with both boxes, then the five maps with their foreground and their IOF.
+    """Draw the photograph with both boxes, the five maps with their foreground and IOF, and what hiding pixels does.
 
     Returns:
         ``[H, W, 3]`` uint8 RGB.
@@ -40,7 +42,33 @@ def audited_strip(item: AuditedObject, config: AuditConfig) -> np.ndarray:
         mask=item.mask,
         title=f"{place}: score {detected.score:.3f}, IoU {detected.iou:.2f}, {matched}",
         captions=captions,
+        hidden=_hidden(detected),
     )
+
+
+def _hidden(detected: DetectedObject) -> list[HiddenPixels]:
+    """Return what the two panels show: what was detected on the object alone, and without the object."""
+    evidence = detected.evidence
+    if evidence is None:
+        return [HiddenPixels("switched off")] * 2
+    first = [next(iter(of_replacement.values())) for of_replacement in (evidence.sufficiency, evidence.necessity)]
+    return [
+        HiddenPixels()
+        if again is None or picture is None
+        else HiddenPixels(_says(again), picture, _box_again(detected.box, again))
+        for again, picture in zip(first, evidence.pictures, strict=True)
+    ]
+
+
+def _says(again: DetectedAgain) -> str:
+    return "not detected" if again.shift is None else f"score {again.score:.2f}"
+
+
+def _box_again(box: Tensor, again: DetectedAgain) -> Tensor | None:
+    if again.shift is None:
+        return None
+    width_height = (box[2:] - box[:2]).repeat(2)
+    return box + width_height * box.new_tensor(again.shift)
 
 
 def drawn_objects(samples: Sequence[AuditSample], config: AuditConfig, count: int) -> set[Key]:

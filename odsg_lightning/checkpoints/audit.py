@@ -92,7 +92,7 @@ def audit_checkpoint(
     with isolated(module), _repeatable(place):
         detector = resolve_adapter(module)
         EngineNotice(config).log_once(detector)
-        head = AuditRecord(fingerprint(chosen.sha256, config), provenance(checkpoint), ())
+        head = AuditRecord(fingerprint(chosen.sha256, config, chosen.masks), provenance(checkpoint), ())
         settings = _settings(detector, module, config, place)
         output.parent.mkdir(parents=True, exist_ok=True)
         partial = PartialAudit(output, head, settings, with_maps=with_maps)

@@ -191,6 +191,10 @@ class CocoDetectionDataModule(LightningDataModule):
             self.audit_samples()
         return describe(self._val, self._audited, self.audit_masks, self.min_size_eval, self.max_size).sha256
 
+    def audit_set_masks(self) -> Literal["segmentation", "box"]:
+        """Return what an object of the audit set is: its segmentation, or its filled box."""
+        return self.audit_masks if self.audit_set is None else self._chosen[0].masks
+
     def train_dataloader(self) -> DataLoader[DetectionExample]:
         """Shuffled and augmented training images that have an object."""
         return self._loader(self.train_dataset, shuffle=True)

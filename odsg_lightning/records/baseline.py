@@ -1,6 +1,7 @@
-"""Accepting an audit as the baseline that candidates are compared with, with the reason why."""
+"""Accepting audits as the baseline that candidates are compared with, with the reason why."""
 
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +28,14 @@ class Accepted:
 
 
 def accept_baseline(
-    candidate: Path, output: Path, reason: str, *, with_maps: bool = True, reset: bool = False, today: str | None = None
+    candidate: Path,
+    output: Path,
+    reason: str,
+    *,
+    further: Sequence[Path] = (),
+    with_maps: bool = True,
+    reset: bool = False,
+    today: str | None = None,
 ) -> Accepted:
     """Write a record as the accepted baseline; the reasons of the baseline that is there already are kept.
 
@@ -35,6 +43,8 @@ def accept_baseline(
         candidate: the record to accept.
         output: where the baseline is or will be.
         reason: why, for whoever reads it in a year.
+        further: audits of other checkpoints, of the same objects under the same settings, that are accepted with it: a
+            gate compares with what they all span. Their maps are not kept.
         with_maps: copy the maps beside the candidate to ``<stem of output>.maps.npz``.
         reset: replace a baseline that was audited in another way (another audit set, say), with which every candidate
             since could not be compared.
@@ -44,15 +54,19 @@ def accept_baseline(
         UserInputError: the reason is blank, the file at ``output`` is a record that nobody has accepted, or it cannot
             be written.
         BrokenInputError: the candidate is no record, is a baseline already, lacks the maps that it names, or differs
-            from the baseline in its fingerprint; or the file at ``output`` is no record. Nothing is written then.
+            from the baseline in its fingerprint; a further one differs from it in that or in its objects, or is of the
+            same checkpoint, or of one that its record does not name; or the file at ``output`` is no record. Nothing is
+            written then.
     """
     if not reason.strip():
         raise UserInputError(
             "Expected a reason for accepting the baseline, but got a blank one. Say what changed and why."
         )
-    record = read_record(candidate)
-    if record.is_baseline:
-        raise BrokenInputError(f"Expected {candidate} to be the audit of a candidate, but it is a baseline already.")
+    records = {path: _candidate(path) for path in (candidate, *further)}
+    if len(records) < 1 + len(further):
+        raise UserInputError("Expected each record once, but got one of them twice.")
+    _check_alike(records)
+    record, *others = records.values()
     existing = _existing(output)
     if existing is not None and not reset:
         _refuse_other_audit(existing, record)
@@ -62,10 +76,11 @@ def accept_baseline(
             f"Expected {plain(record.maps['file'])} beside {candidate}, but it is not there. Fetch it, or give "
             "--without-maps."
         )
+    accepted = replace(record, further=tuple(AuditRecord(r.fingerprint, r.provenance, r.objects) for r in others))
     entry = {
         "reason": reason.strip(),
         "date": today or datetime.now(UTC).date().isoformat(),
-        "record_sha256": record.content_sha256,
+        "record_sha256": accepted.content_sha256,
     }
     beside = None
     if maps is not None:
@@ -74,8 +89,40 @@ def accept_baseline(
             shutil.copyfile(maps.path, temporary)
         beside = {"file": path.name, "sha256": sha256_of(path)}
     history = existing.accepted if existing is not None else ()
-    write_record(replace(record, maps=beside, accepted=(*history, entry)), output)
+    write_record(replace(accepted, maps=beside, accepted=(*history, entry)), output)
     return Accepted(None if existing is None else _means(existing), _means(record))
+
+
+def _candidate(path: Path) -> AuditRecord:
+    record = read_record(path)
+    if record.is_baseline:
+        raise BrokenInputError(f"Expected {path} to be the audit of a candidate, but it is a baseline already.")
+    return record
+
+
+def _check_alike(records: Mapping[Path, AuditRecord]) -> None:
+    """Refuse records that cannot be accepted together."""
+    (first, record), *others = records.items()
+    known = {record.provenance["checkpoint_sha256"]: first}
+    if others and None in known:
+        raise BrokenInputError(
+            f"Expected audits made by `odsg audit`, but {first} does not say of which checkpoint it is."
+        )
+    for path, other in others:
+        checkpoint = other.provenance["checkpoint_sha256"]
+        fields = ", ".join(plain(name, 40) for name in differing_entries(record.fingerprint, other.fingerprint))
+        got = ""
+        if fields:
+            got = f"{path} differs from {first} in {fields}"
+        elif [(r.key, r.category) for r in record.objects] != [(r.key, r.category) for r in other.objects]:
+            got = f"{path} has other objects than {first}"
+        elif checkpoint is None:
+            got = f"{path} does not say of which checkpoint it is"
+        elif checkpoint in known:
+            got = f"{path} is of the same checkpoint as {known[checkpoint]}"
+        if got:
+            raise BrokenInputError(f"Expected audits of different checkpoints made in the same way, but {got}.")
+        known[checkpoint] = path
 
 
 def _existing(output: Path) -> AuditRecord | None:

@@ -5,7 +5,7 @@ Training and CI speak this one format. Its JSON Schema lies beside this module. 
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ import fastjsonschema
 from odsg_lightning.errors import BrokenInputError
 from odsg_lightning.files import read_json, replaced, sha256_of, sha256_of_json, write_text
 from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS
+from odsg_lightning.records.further import ContradictionError, as_lines, compact, expanded, further_as_lines
 from odsg_lightning.records.maps_file import Key, ObjectMaps, maps_path, maps_writer
 from odsg_lightning.records.versions import converted
 
-SCHEMA = "odsg-audit-record/2"
+SCHEMA = "odsg-audit-record/3"
 
 ABSENT = object()
 """Stands for the value of an entry that one of two mappings lacks."""
@@ -39,6 +40,11 @@ class ObjectRow:
         matched_samples: in how many noise samples it was detected again.
         n_samples: number of noise samples that were made for it.
         iof: the values of :data:`odsg_lightning.names.IOF_NAMES`, 0 to 1; None where a map is undefined.
+        box_maps: the values of :data:`odsg_lightning.names.MAP_NAMES`; None where no box map is defined.
+        occlusion: the values of :data:`odsg_lightning.names.OCCLUSION_NAMES`, 0 to 1; None where it cannot be judged.
+        detected_again: what was detected of the object with pixels hidden, by ``<value of occlusion>/<replacement>``:
+            ``score`` and ``iou`` with the detection of the whole image, 0 without a detection, and ``shift``, by which
+            its coordinates moved, in widths and heights of the box; None where it cannot be judged.
     """
 
     image_id: int
@@ -51,6 +57,9 @@ class ObjectRow:
     matched_samples: int | None = None
     n_samples: int | None = None
     iof: Mapping[str, float | None] | None = None
+    box_maps: Mapping[str, float | None] = field(default_factory=dict)
+    occlusion: Mapping[str, float | None] = field(default_factory=dict)
+    detected_again: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -95,6 +104,7 @@ class AuditRecord:
         metrics: what the Trainer logged beside it, by name.
         maps: ``file`` and ``sha256`` of the maps beside the record, or None.
         accepted: of a baseline: its reasons, oldest first; empty for any other record.
+        further: of a baseline: audits accepted together with it, of the same objects; without metrics and maps.
     """
 
     fingerprint: Mapping[str, Any]
@@ -103,6 +113,7 @@ class AuditRecord:
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     maps: Mapping[str, str] | None = None
     accepted: tuple[Mapping[str, str], ...] = ()
+    further: "tuple[AuditRecord, ...]" = ()
 
     @cached_property
     def by_key(self) -> dict[Key, ObjectRow]:
@@ -116,9 +127,9 @@ class AuditRecord:
 
     @property
     def content_sha256(self) -> str:
-        """Hash of what was measured and of what: the same for a record and the baseline made of it."""
-        content = _as_json(self)
-        return sha256_of_json({key: content[key] for key in ("fingerprint", "provenance", "objects")})
+        """Hash of what was measured and of what: the same for a record and the baseline made of it alone."""
+        hashed = ("fingerprint", "provenance", "objects", "further")
+        return sha256_of_json({key: value for key, value in _as_json(self).items() if key in hashed})
 
 
 def differing_entries(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -145,12 +156,12 @@ def read_record(path: str | Path) -> AuditRecord:
         return _from_json(content)
     except fastjsonschema.JsonSchemaValueException as error:
         raise BrokenInputError(f"Expected an audit record at {path}, but {_explain(content, error)}.") from error
-    except _ContradictionError as error:
+    except ContradictionError as error:
         raise BrokenInputError(f"Expected an audit record at {path}, but {error}.") from error
 
 
 def write_record(record: AuditRecord, path: Path) -> None:
-    """Write a record, whole or not at all; each object is one line, so that a diff in git can be read.
+    """Write a record, whole or not at all; each object is one line.
 
     Raises:
         ValueError: the record is none that :func:`read_record` would take.
@@ -163,9 +174,9 @@ def write_record(record: AuditRecord, path: Path) -> None:
         _from_json(content)
     except fastjsonschema.JsonSchemaValueException as error:
         raise ValueError(f"Expected a record of the schema {SCHEMA}, but {_explain(content, error)}.") from error
-    objects = ",\n".join(f"  {json.dumps(row, allow_nan=False)}" for row in content.pop("objects"))
+    objects, further = as_lines(content.pop("objects")), further_as_lines(content.pop("further", ()))
     head = json.dumps(content, indent=1, allow_nan=False)
-    write_text(path, f'{head[:-2]},\n "objects": [\n{objects}\n ]\n}}\n')
+    write_text(path, f'{head[:-2]},\n{further} "objects": [\n{objects}\n ]\n}}\n')
 
 
 def write_record_with_maps(
@@ -198,10 +209,6 @@ def write_record_with_maps(
     return written
 
 
-class _ContradictionError(ValueError):
-    """Content of the right shape that cannot be true."""
-
-
 def _from_json(content: dict[str, Any]) -> AuditRecord:
     rows = []
     for raw in content["objects"]:
@@ -209,12 +216,12 @@ def _from_json(content: dict[str, Any]) -> AuditRecord:
         if "box" in values:
             values["box"] = tuple(values["box"])
             if values["matched_samples"] > values["n_samples"]:
-                raise _ContradictionError(f"{_place(raw)} was matched in more noise samples than were made")
+                raise ContradictionError(f"{_place(raw)} was matched in more noise samples than were made")
         rows.append(ObjectRow(**values))
     seen: set[tuple[int, int]] = set()
     for row in rows:
         if row.key in seen:
-            raise _ContradictionError(f"annotation {row.annotation_id} of image {row.image_id} comes twice")
+            raise ContradictionError(f"annotation {row.annotation_id} of image {row.image_id} comes twice")
         seen.add(row.key)
     return AuditRecord(
         fingerprint=content["fingerprint"],
@@ -223,6 +230,7 @@ def _from_json(content: dict[str, Any]) -> AuditRecord:
         metrics=content["metrics"],
         maps=content["maps"],
         accepted=tuple(content.get("accepted", ())),
+        further=tuple(_from_json(audit) for audit in expanded(content)),
     )
 
 
@@ -236,6 +244,10 @@ def _as_json(record: AuditRecord) -> dict[str, Any]:
     }
     if record.accepted:
         content["accepted"] = [dict(entry) for entry in record.accepted]
+    if record.further:
+        keys = [row.key for row in record.objects]
+        further = [replace(audit, objects=tuple(audit.by_key[key] for key in keys)) for audit in record.further]
+        content["further"] = [compact(_as_json(audit)) for audit in further]
     return content | {"objects": [_row_as_json(row) for row in record.objects]}
 
 
@@ -256,6 +268,9 @@ def _row_as_json(row: ObjectRow) -> dict[str, Any]:
         "matched_samples": row.matched_samples,
         "n_samples": row.n_samples,
         "iof": dict(row.iof),
+        "box_maps": dict(row.box_maps),
+        "occlusion": dict(row.occlusion),
+        "detected_again": {name: None if again is None else dict(again) for name, again in row.detected_again.items()},
     }
 
 

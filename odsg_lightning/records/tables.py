@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from odsg_lightning.names import BOX_PARAMETERS, REGIONS
+from odsg_lightning.names import BOX_PARAMETERS, OCCLUSION_NAMES, REGIONS
 from odsg_lightning.records.audit_set import AuditSet
 from odsg_lightning.text import number, plain
 
@@ -17,27 +17,32 @@ def iof_table(means: Mapping[str, float | None], title: str) -> Table:
         means: by logged name, such as ``iof/x_min/edge``; None or NaN for a mean of nothing.
         title: of the table; what does not print is replaced.
     """
-    regions = (*REGIONS, "object")
+    regions = (*REGIONS, "object", "near")
     table = Table(title=escape(plain(title)))
     table.add_column("IOF")
     for name in regions:
         table.add_column(name, justify="right")
     for parameter in BOX_PARAMETERS:
         table.add_row(parameter, *(number(means[f"iof/{parameter}/{region}"], 2) for region in regions))
-    table.add_row("score", *[""] * len(REGIONS), number(means["iof/score/object"], 2), end_section=True)
+    of_score = (number(means[f"iof/score/{region}"], 2) for region in regions[len(REGIONS) :])
+    table.add_row("score", *[""] * len(REGIONS), *of_score, end_section=True)
     table.add_row("mean of the box", *(number(means[f"iof/{region}"], 2) for region in regions), end_section=True)
     return table
 
 
 def count_rows(means: Mapping[str, float | None]) -> list[tuple[str, str]]:
-    """Return recall, undefined maps and match rate as rows of a table.
+    """Return sufficiency, necessity, recall, defined maps and match rate as rows of a table.
 
     Args:
-        means: by logged name, as of :func:`odsg_lightning.records.means.audit_counts`.
+        means: by logged name, as of :func:`odsg_lightning.records.means.audit_means`. Without ``occlusion/...``, where
+            nothing was hidden, these rows are left out.
     """
+    occlusion = [(name, f"occlusion/{name}") for name in OCCLUSION_NAMES if f"occlusion/{name}" in means]
+    undefined = number(means["audit/n_undefined"], 0)
     return [
+        *((name, number(means[logged], 2)) for name, logged in occlusion),
         ("recall", f"{number(means['audit/recall'], 2)} of {number(means['audit/n_objects'], 0)} objects"),
-        ("undefined maps", number(means["audit/n_undefined"], 0)),
+        ("defined maps", f"{number(means['audit/defined'], 2)}, {undefined} undefined"),
         ("match rate", number(means["audit/match_rate"], 2)),
     ]
 

@@ -13,24 +13,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from odsg_lightning.files import sha256_of_json
+from odsg_lightning.names import PARAMETERS
 
-_FIRST, _SECOND = "odsg-audit-record/1", "odsg-audit-record/2"
+_FIRST, _SECOND, _THIRD = (f"odsg-audit-record/{version}" for version in (1, 2, 3))
 _LIKENESSES = ("pearson", "ssim", "mask_iou")
 _CONTENT = ("fingerprint", "provenance", "objects")
 
 
 def converted(content: Any) -> Any:
     """Return a record's content as this version writes it; anything else as it is, for the schema to refuse."""
-    if not isinstance(content, dict) or content.get("schema") != _FIRST:
+    if not isinstance(content, dict) or content.get("schema") not in (_FIRST, _SECOND):
         return content
+    first = content["schema"] == _FIRST
     rows, metrics = content.get("objects"), content.get("metrics")
     if not isinstance(rows, list) or not isinstance(metrics, dict):
-        return {**content, "schema": _SECOND}
+        return {**content, "schema": _THIRD}
     result = {
         **content,
-        "schema": _SECOND,
-        "objects": [_row(row) for row in rows],
-        "metrics": dict(_metric(name, value) for name, value in metrics.items()),
+        "schema": _THIRD,
+        "objects": [_from_second(_from_first(row) if first else row) for row in rows],
+        "metrics": dict(_metric(name, value) for name, value in metrics.items()) if first else metrics,
     }
     accepted = content.get("accepted")
     if isinstance(accepted, list) and accepted and isinstance(accepted[-1], dict):
@@ -51,7 +53,15 @@ def _content_sha256(content: Mapping[str, Any]) -> str | None:
         return None
 
 
-def _row(row: Any) -> Any:
+def _from_second(row: Any) -> Any:
+    iof = row.get("iof") if isinstance(row, dict) else None
+    if not isinstance(iof, dict) or {"box_maps", "occlusion", "detected_again"} & row.keys():
+        return row
+    near = {f"{parameter}/near": None for parameter in PARAMETERS}
+    return {**row, "iof": {**iof, **near}, "box_maps": {}, "occlusion": {}, "detected_again": {}}
+
+
+def _from_first(row: Any) -> Any:
     if not isinstance(row, dict):
         return row
     if "matched_samples" in row:  # which version 1 never wrote: left for the schema to refuse

@@ -1,8 +1,10 @@
 """From maps to sets of pixels: the foreground of a map, and the regions of an object."""
 
+import math
+
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
@@ -45,18 +47,44 @@ def binarise(maps: Tensor, blur_sigma: float = 2.0, threshold: float = 0.32) -> 
         >>> binarise(torch.tensor([[0.0, 0.3, 0.4, 1.0]]), blur_sigma=0)
         tensor([[False, False,  True,  True]])
     """
+    return above_share(smoothed(maps, blur_sigma), threshold)
+
+
+def smoothed(maps: Tensor, blur_sigma: float = 2.0) -> Tensor:
+    """Return saliency maps divided by their maximum and blurred; zero throughout where a map is undefined.
+
+    Args:
+        maps: ``[..., H, W]``, not negative.
+        blur_sigma: standard deviation of the Gaussian blur in pixels; 0 for none.
+
+    Raises:
+        ValueError: ``blur_sigma`` is negative, or an image too small for the blur's mirrored border.
+    """
     if blur_sigma < 0:
         raise ValueError(f"Expected argument `blur_sigma` to be 0 or more pixels, but got {blur_sigma}.")
-    if not 0 <= threshold < 1:
-        raise ValueError(f"Expected argument `threshold` to be in [0, 1), but got {threshold}.")
     flat = maps.reshape(-1, *maps.shape[-2:])
     peak = flat.amax(dim=(1, 2), keepdim=True)
     # To a maximum of 1, so that tiny gradients do not underflow.
     flat = (flat / peak).where(defined_maps(flat)[:, None, None], 0.0)
-    if blur_sigma > 0:
-        flat = _blur(flat, blur_sigma)
-    foreground = flat > threshold * flat.amax(dim=(1, 2), keepdim=True)
-    return foreground.reshape(maps.shape)
+    return (_blur(flat, blur_sigma) if blur_sigma > 0 else flat).reshape(maps.shape)
+
+
+def above_share(maps: Tensor, threshold: float) -> Tensor:
+    """Return which pixels exceed a share of their map's maximum.
+
+    Args:
+        maps: ``[..., H, W]``, not negative.
+        threshold: 0 to 1, exclusive.
+
+    Returns:
+        ``[..., H, W]`` bool; empty where the map is zero throughout, and never empty elsewhere.
+
+    Raises:
+        ValueError: ``threshold`` is out of range.
+    """
+    if not 0 <= threshold < 1:
+        raise ValueError(f"Expected argument `threshold` to be in [0, 1), but got {threshold}.")
+    return maps > threshold * maps.amax(dim=(-2, -1), keepdim=True)
 
 
 def _blur(maps: Tensor, sigma: float) -> Tensor:
@@ -113,3 +141,51 @@ def _third_of_each(occupied: Tensor) -> Tensor:
     start, stop = int(positions[0]), int(positions[-1]) + 1
     doubled_centre = 2 * torch.arange(len(occupied), device=occupied.device) + 1 - 2 * start  # integers: exact
     return (3 * doubled_centre).div(2 * (stop - start), rounding_mode="floor")
+
+
+def grown(mask: Tensor, pixels: float) -> Tensor:
+    """Grow a segmentation: every pixel whose centre is at most so far from that of a pixel of it.
+
+    Args:
+        mask: ``[H, W]`` bool with at least one pixel.
+        pixels: Euclidean distance, not negative.
+
+    Raises:
+        ValueError: the mask is empty.
+
+    Example:
+        >>> grown(torch.tensor([[False, False, True, False, False, False]]), 1.5).int()
+        tensor([[0, 1, 1, 1, 0, 0]], dtype=torch.int32)
+    """
+    top, left, bottom, right = _extent(mask)
+    reach = math.ceil(pixels)
+    window = slice(max(top - reach, 0), bottom + reach), slice(max(left - reach, 0), right + reach)
+    away = distance_transform_edt(~mask[window].cpu().numpy())
+    result = torch.zeros_like(mask)
+    result[window] = torch.from_numpy(away <= pixels).to(mask.device)
+    return result
+
+
+def object_size(mask: Tensor) -> float:
+    """Return the size of an object in pixels: the square root of its extent's width times height.
+
+    Args:
+        mask: ``[H, W]`` bool with at least one pixel.
+
+    Raises:
+        ValueError: the mask is empty.
+
+    Example:
+        >>> object_size(torch.ones(4, 9, dtype=torch.bool))
+        6.0
+    """
+    top, left, bottom, right = _extent(mask)
+    return math.sqrt((bottom - top) * (right - left))
+
+
+def _extent(mask: Tensor) -> tuple[int, int, int, int]:
+    """Return top, left, bottom and right of a mask; bottom and right are the first row and column beyond it."""
+    rows, columns = mask.any(dim=1).nonzero().flatten(), mask.any(dim=0).nonzero().flatten()
+    if not len(rows):
+        raise ValueError("Expected a mask with at least one pixel, but got an empty one.")
+    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1

@@ -1,9 +1,13 @@
+import gc
 import sys
+import weakref
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
-from helpers.known_detectors import LinearDetector, QuadraticDetector, box_sample
+from helpers.known_detectors import LinearDetector, QuadraticDetector, box_sample, two_objects
+from helpers.known_module import HIDDEN, TWO
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.loop import audit, audited_indices, pair_detections
@@ -11,10 +15,8 @@ from odsg_lightning.audit.measure import object_maps, object_row
 from odsg_lightning.audit.strips import audited_strip
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.metrics.iof import intersection_over_foreground
-from odsg_lightning.saliency.masks import binarise
+from odsg_lightning.saliency.masks import binarise, smoothed
 from odsg_lightning.types import AuditSample, Detections
-
-TWO = [[2, 2, 12, 12], [10, 8, 22, 20]]
 
 
 def detector_of(boxes, scores, labels, kind=LinearDetector):
@@ -79,24 +81,25 @@ def test_category_is_a_name_or_what_stands_for_it():
 def test_an_object_is_measured_in_the_loop():
     config = AuditConfig(n_samples=2, blur_sigma=0.5, threshold=0.6)
     sample = box_sample(TWO, [0, 1])
-    for index, found in enumerate(audit(detector_of(TWO, [0.95, 0.96], [0, 1]), [sample], config)):
+    detector = detector_of(TWO, [0.95, 0.96], [0, 1])
+    for index, found in enumerate(audit(detector, [sample], config)):
         maps = found.detected.saliency.maps
         assert torch.equal(found.detected.foreground, binarise(maps, 0.5, 0.6))
         expected = intersection_over_foreground(maps[None], sample.masks[[index]], blur_sigma=0.5, threshold=0.6)[0]
         assert torch.equal(found.detected.iof, expected)
 
 
-def test_an_object_s_foreground_is_computed_once(monkeypatch):
+def test_an_object_s_maps_are_blurred_once(monkeypatch):
     """Whoever wants its row, its stored maps and its picture afterwards, and however often."""
     calls = []
 
     def spy(maps, *args, **settings):
         calls.append(maps.shape)
-        return binarise(maps, *args, **settings)
+        return smoothed(maps, *args, **settings)
 
     for module in list(sys.modules.values()):  # wherever it is known by its name
-        if module.__name__.startswith("odsg_lightning.") and getattr(module, "binarise", None) is binarise:
-            monkeypatch.setattr(module, "binarise", spy)
+        if module.__name__.startswith("odsg_lightning.") and getattr(module, "smoothed", None) is smoothed:
+            monkeypatch.setattr(module, "smoothed", spy)
     config = AuditConfig(n_samples=2)
     samples = [box_sample(TWO, [0, 1], image_id=image_id, first_annotation=10 * image_id) for image_id in (1, 2, 3)]
     objects = list(audit(detector_of(TWO[:1], [0.95], [0]), samples, config))
@@ -111,6 +114,80 @@ def test_an_object_s_foreground_is_computed_once(monkeypatch):
     assert len(calls) == len(detected)
 
 
+class LooksAtTheMiddle(LinearDetector):
+    """Detects an object while the pixel in the middle of its box is bright."""
+
+    def detect(self, images):
+        found = []
+        for image, numbers in zip(images, super().detect(images), strict=True):
+            bright = [image[0, (y0 + y1) // 2, (x0 + x1) // 2] >= 100 for x0, y0, x1, y1 in TWO]
+            found.append(Detections(numbers.boxes, numbers.scores * torch.stack(bright), numbers.labels))
+        return found
+
+
+def test_what_hiding_pixels_does_is_measured_in_the_loop_object_by_object():
+    sample = box_sample(TWO, [0, 1])
+    bright = torch.where(sample.masks.any(dim=0), 200.0, 20.0).expand(3, 24, 24).clone()
+    detector = LooksAtTheMiddle(*two_objects(dtype=torch.float32, scale=1e-8))
+    items = list(audit(detector, [replace(sample, image=bright)], AuditConfig(n_samples=1)))
+    assert len(items) == 2
+    for item, shown in zip(items, (detector.seen[-2 * HIDDEN : -HIDDEN], detector.seen[-HIDDEN:]), strict=True):
+        evidence = item.detected.evidence
+        alone, without = evidence.pictures
+        assert torch.equal(alone, shown[0])
+        assert torch.equal(without, shown[len(evidence.sufficiency)])
+        assert torch.equal(alone[:, item.mask], bright[:, item.mask])  # the object is as it was
+        assert (without[0][item.mask] < 200).all()
+        assert next(iter(evidence.sufficiency.values())).score == pytest.approx(item.detected.score, abs=1e-3)
+        assert next(iter(evidence.necessity.values())).shift is not None  # at its place, with a score of 0
+        assert item.detected.occlusion.tolist() == [1, 1]
+
+
+def test_a_detector_that_answers_one_of_several_images_is_told_so():
+    class OneOnly(LinearDetector):
+        def detect(self, images):
+            return super().detect(images[:1])
+
+    with pytest.raises(ValueError, match=f"`detect` to return one result for each of {2 * HIDDEN} images, but got 1"):
+        list(audit(detector_of(TWO, [0.95, 0.96], [0, 1], OneOnly), [box_sample(TWO, [0, 1])], AuditConfig()))
+
+
+def test_nothing_is_hidden_where_occlusion_is_off():
+    detector = detector_of(TWO, [0.95, 0.96], [0, 1])
+    config = AuditConfig(n_samples=2, occlusion=False)
+    for item in audit(detector, [box_sample(TWO, [0, 1])], config):
+        assert item.detected.evidence is None
+        assert item.detected.occlusion.isnan().all()
+        assert (object_row(item).occlusion, object_row(item).detected_again) == ({}, {})
+    assert len(detector.seen) == 3  # the image and two noise samples
+
+
+def test_the_maps_are_the_same_with_and_without_occlusion():
+    rows = [
+        [
+            (item.detected.saliency.maps, item.detected.iof)
+            for item in audit(
+                detector_of(TWO, [0.95, 0.96], [0, 1], QuadraticDetector),
+                [box_sample(TWO, [0, 1])],
+                AuditConfig(n_samples=3, occlusion=occlusion),
+            )
+        ]
+        for occlusion in (True, False)
+    ]
+    for with_it, without in zip(*rows, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(with_it, without, strict=True))
+
+
+def test_pictures_with_hidden_pixels_go_when_the_next_image_comes():
+    samples = [box_sample(TWO, [0, 1], image_id=number, first_annotation=10 * number) for number in (1, 2)]
+    objects = audit(detector_of(TWO, [0.95, 0.96], [0, 1]), samples, AuditConfig(n_samples=1))
+    pictures = [weakref.ref(picture) for picture in next(objects).detected.evidence.pictures]
+    next(objects)
+    assert next(objects).sample is samples[1]
+    gc.collect()
+    assert [picture() for picture in pictures] == [None, None]
+
+
 def test_maps_belong_to_their_objects():
     detector = detector_of(TWO[::-1], [0.95, 0.96], [1, 0])
     first, second = audit(detector, [box_sample(TWO, [0, 1])], AuditConfig(n_samples=2))
@@ -121,7 +198,7 @@ def test_maps_belong_to_their_objects():
 def test_gradient_method_is_one_sample_without_noise():
     detector = detector_of(TWO, [0.95, 0.96], [0, 1])
     sample = box_sample(TWO, [0, 1])
-    (found, _) = audit(detector, [sample], AuditConfig(method="gradient"))
+    (found, _) = audit(detector, [sample], AuditConfig(method="gradient", occlusion=False))
     assert found.detected.saliency.n_samples == 1
     assert all(torch.equal(image, sample.image) for image in detector.seen)
 
@@ -184,6 +261,10 @@ def test_image_of_the_sample_is_not_touched():
         ({"sigma": float("nan")}, "`sigma` to be a finite number, 0 or more, but got nan"),
         ({"threshold": 1.0}, r"`threshold` to be in \[0, 1\), but got 1.0"),
         ({"score_threshold": 90}, r"`score_threshold` to be in \[0, 1\), but got 90"),
+        ({"near_threshold": 1}, r"`near_threshold` to be in \[0, 1\), but got 1"),
+        ({"near_margin": -0.1}, "`near_margin` to be a finite number, 0 or more, but got -0.1"),
+        ({"sufficiency_margin": float("inf")}, "`sufficiency_margin` to be a finite number, 0 or more, but got inf"),
+        ({"necessity_margin": -1}, "`necessity_margin` to be a finite number, 0 or more, but got -1"),
     ],
 )
 def test_settings_out_of_range(settings, message):

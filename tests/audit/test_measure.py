@@ -9,7 +9,9 @@ from PIL import Image
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.measure import AuditedObject, fingerprint, measured, object_maps, object_row
 from odsg_lightning.metrics.iof import intersection_over_foreground
-from odsg_lightning.names import IOF_NAMES
+from odsg_lightning.metrics.occlusion import occlusion_values
+from odsg_lightning.names import IOF_NAMES, OCCLUSION_NAMES, PARAMETERS
+from odsg_lightning.occlusion.evidence import NECESSITY, SUFFICIENCY, DetectedAgain, OcclusionEvidence
 from odsg_lightning.records.maps_file import MAX_SIDE, MapsFile, maps_writer
 from odsg_lightning.records.record import AuditRecord, read_record, write_record
 from odsg_lightning.saliency.masks import binarise
@@ -33,10 +35,10 @@ def sample(height=12, width=18, names=("cat", "dog")):
     )
 
 
-def audited(maps, config=NO_BLUR):
+def audited(maps, config=NO_BLUR, evidence=None):
     of = sample(*maps.shape[1:])
     box, saliency = torch.tensor([6.12345678, 3, 12, 9]), ObjectSaliency(maps, 3, 4)
-    return AuditedObject(of, 1, measured(box, 0.98765432, 0.87654321, saliency, of.masks[1], config))
+    return AuditedObject(of, 1, measured(box, 0.98765432, 0.87654321, saliency, evidence, of.masks[1], config))
 
 
 def test_a_row_by_hand():
@@ -53,6 +55,38 @@ def test_a_row_by_hand():
     assert {row.iof[name] for name in IOF_NAMES if name.startswith("y_max")} == {None}
     assert row.iof["score/object"] == third
     assert row.undefined == ("y_max",)
+    # The object has 36 pixels, and each foreground three, two of them on it: a third of the mass lies off it.
+    assert row.box_maps == {"area_ratio": 0.083333, "relevance_mass": 0.703704, "pointing_game": 1.0}
+    assert (row.occlusion, row.detected_again) == ({}, {})
+
+
+def test_near_in_a_row_by_hand():
+    maps = torch.zeros(5, 12, 18)
+    # The object has columns 6 to 11 and rows 3 to 8: a size of 6, grown by a fifth of it: by 1 pixel, not by its root.
+    maps[:, 4, 5], maps[:, 4, 4], maps[:, 9, 12], maps[:, 4, 7] = 1.0, 0.9, 0.8, 0.5  # 0.5 is no more than a half
+    row = object_row(audited(maps, AuditConfig(blur_sigma=0, threshold=0.32)))
+    assert {row.iof[f"{parameter}/near"] for parameter in PARAMETERS} == {0.333333}
+    assert {row.iof[f"{parameter}/object"] for parameter in PARAMETERS} == {0.25}
+    wider = object_row(audited(maps, AuditConfig(blur_sigma=0, near_margin=0.34, near_threshold=0.4)))
+    assert {wider.iof[f"{parameter}/near"] for parameter in PARAMETERS} == {1.0}  # by 2 pixels; four of four
+
+
+def test_what_hiding_pixels_did_is_in_the_row_to_six_digits():
+    again = DetectedAgain(0.87654321, 0.76543219, (0.1234567, 0.0, -0.5, 1.0))
+    evidence = OcclusionEvidence({"blur": again, "grey": None}, {"inpaint": DetectedAgain(0.0, 0.0, None)})
+    maps = torch.rand(5, 12, 18)
+    row = object_row(audited(maps, evidence=evidence))
+    assert row.detected_again == {
+        "sufficiency/blur": {"score": 0.876543, "iou": 0.765432, "shift": [0.123457, 0.0, -0.5, 1.0]},
+        "sufficiency/grey": None,
+        "necessity/inpaint": {"score": 0.0, "iou": 0.0, "shift": None},
+    }
+    values = dict(
+        zip(OCCLUSION_NAMES, occlusion_values([evidence], torch.tensor([0.98765432]))[0].tolist(), strict=True)
+    )
+    assert row.occlusion == pytest.approx(values, abs=5e-7)
+    unjudged = OcclusionEvidence({"blur": None}, {"inpaint": None})
+    assert object_row(audited(maps, evidence=unjudged)).occlusion == {"sufficiency": None, "necessity": None}
 
 
 def test_a_missed_object_has_names_only():
@@ -64,10 +98,12 @@ def test_a_missed_object_has_names_only():
 def test_what_is_measured_follows_the_settings():
     maps = torch.rand(5, 40, 50, generator=torch.Generator().manual_seed(0))
     maps[2] = torch.nan
-    for config in (NO_BLUR, AuditConfig(), AuditConfig(blur_sigma=1.0, threshold=0.8)):
+    more = AuditConfig(blur_sigma=1.0, threshold=0.8, near_threshold=0.7, near_margin=0.1)
+    for config in (NO_BLUR, AuditConfig(), more):
         found = audited(maps, config).detected
         assert torch.equal(found.foreground, binarise(maps, config.blur_sigma, config.threshold))
-        settings = {"blur_sigma": config.blur_sigma, "threshold": config.threshold}
+        names = ("blur_sigma", "threshold", "near_threshold", "near_margin")
+        settings = {name: getattr(config, name) for name in names}
         (expected,) = intersection_over_foreground(maps[None], sample(40, 50).masks[1:], **settings)
         assert torch.equal(found.iof.nan_to_num(-1), expected.nan_to_num(-1))
         undefined = [name for name, value in zip(IOF_NAMES, found.iof.isnan().tolist(), strict=True) if value]
@@ -76,7 +112,8 @@ def test_what_is_measured_follows_the_settings():
 
 def test_rows_are_those_of_the_metric_and_survive_the_file(tmp_path):
     maps = torch.rand(5, 40, 50, generator=torch.Generator().manual_seed(0))
-    row = object_row(audited(maps, AuditConfig()))
+    evidence = OcclusionEvidence({"blur": DetectedAgain(0.9, 0.8, (0.1, 0.0, -0.1, 0.25))}, {"inpaint": None})
+    row = object_row(audited(maps, AuditConfig(), evidence))
     expected = intersection_over_foreground(maps[None], sample(40, 50).masks[1:])[0].tolist()
     assert list(row.iof.values()) == pytest.approx(expected, abs=5e-7)
     origin = dict.fromkeys(("checkpoint", "checkpoint_sha256", "step", "git_commit", "git_dirty")) | {"versions": {}}
@@ -137,4 +174,11 @@ def test_the_fingerprint_names_set_and_settings_but_no_engine():
     assert found["audit_set"] == "a" * 64
     assert found["seed"] == 3
     assert "engine" not in found
+    assert (found["near_threshold"], found["near_margin"], found["sufficiency_margin"]) == (0.5, 0.2, 0.025)
+    assert found["occlusion"] == f"{' + '.join(SUFFICIENCY)}, {' + '.join(NECESSITY)}"
+    assert "masks" not in found
+    assert fingerprint("a" * 64, AuditConfig(), "box")["masks"] == "box"
+    off = fingerprint("a" * 64, AuditConfig(occlusion=False))
+    assert off["occlusion"] is False
+    assert not {"sufficiency_margin", "necessity_margin"} & off.keys()
     assert not any(isinstance(value, float) and math.isnan(value) for value in found.values())

@@ -168,6 +168,7 @@ def test_training_and_the_file_agree(train, val, tmp_path):
     assert make_data(train, val, audit_images=3).audit_set_sha256() != chosen.sha256
     assert make_data(train, val, audit_image_ids=ids, min_size_eval=61).audit_set_sha256() != chosen.sha256
     boxes = make_data(train, val, audit_image_ids=ids, audit_masks="box")
+    assert (boxes.audit_set_masks(), named.audit_set_masks()) == ("box", "segmentation")
     assert boxes.audit_set_sha256() == choose(val, image_ids=ids, masks="box")[0].sha256 != chosen.sha256
 
 

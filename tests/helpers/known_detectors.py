@@ -40,10 +40,12 @@ class QuadraticDetector(LinearDetector):
     """Each number is half the weighted sum of squares: its gradient is weights * (pixel - 128)."""
 
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
-        (image,) = images
-        self.seen.append(image.detach().clone())
-        numbers = self.base + torch.einsum("kpchw,chw->kp", self.weights, (image - 128) ** 2) / 2
-        return [Detections(numbers[:, :4], numbers[:, 4], self.labels)]
+        found = []
+        for image in images:
+            self.seen.append(image.detach().clone())
+            numbers = self.base + torch.einsum("kpchw,chw->kp", self.weights, (image - 128) ** 2) / 2
+            found.append(Detections(numbers[:, :4], numbers[:, 4], self.labels))
+        return found
 
 
 def two_objects(

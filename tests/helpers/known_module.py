@@ -8,8 +8,12 @@ from lightning.pytorch import LightningModule
 from torch.utils.data import DataLoader
 
 from odsg_lightning import ODSmoothGradCallback
+from odsg_lightning.occlusion.evidence import NECESSITY, SUFFICIENCY
 
 TWO = [[2, 2, 12, 12], [10, 8, 22, 20]]
+
+HIDDEN = len(SUFFICIENCY) + len(NECESSITY)
+"""Pictures with hidden pixels that an audit shows of each object, if neither too much nor too little is hidden."""
 
 
 class SelfDetectingModule(LightningModule):

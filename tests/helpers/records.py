@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,17 @@ from PIL import Image
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.files import sha256_of
-from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, PARAMETERS
+from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, MAP_NAMES, OCCLUSION_NAMES, PARAMETERS
 from odsg_lightning.records.maps_file import ObjectMaps, maps_writer
 from odsg_lightning.records.record import AuditRecord, ObjectRow, write_record
 
 SHARES = {"object": 1.0, "edge": 0.5, "middle": 0.35, "opposite": 0.15}
 """Of an object's share, how much lies in each third."""
+
+NEAR = 0.3
+"""How much more of a map lies on the grown object."""
+
+REPLACEMENTS = {"sufficiency": "blur", "necessity": "inpaint"}
 
 
 def make_record(
@@ -34,6 +39,9 @@ def make_record(
     audit_seed: int = 0,
     seed_sd: float = 0.0,
     match_rate: float = 0.9,
+    sufficiency: float = 0.9,
+    necessity: float = 0.8,
+    occlusion: bool = True,
     fingerprint: dict[str, Any] | None = None,
     **parts: Any,
 ) -> AuditRecord:
@@ -52,6 +60,10 @@ def make_record(
         audit_seed: of the noise of the audit; 0 for the fingerprint's ``seed``, too.
         seed_sd: how much an object's value differs between two audits, beside what is common to its image (a third).
         match_rate: share of the noise samples in which a detection is found again.
+        sufficiency: mean over the objects, before each is cut to 0 to 1; objects differ by an sd of 0.05, audits by
+            ``seed_sd``.
+        necessity: likewise.
+        occlusion: whether pixels were hidden at all.
         fingerprint: entries that differ from the usual ones.
         **parts: of :class:`AuditRecord`.
     """
@@ -63,6 +75,9 @@ def make_record(
     measured = truth + seed_sd * (noise.standard_normal(n_images)[image] / 3 + noise.standard_normal(count))
     per_map = measured[:, None] + seed_sd * noise.standard_normal((count, len(PARAMETERS))) / 2
     matched = noise.binomial(20, match_rate, count) if match_rate < 1 else np.full(count, 20)
+    hidden_world, hidden_noise = np.random.default_rng((seed, 11)), np.random.default_rng((seed, audit_seed, 13))
+    hidden = np.array([sufficiency, necessity]) + 0.05 * hidden_world.standard_normal((count, 2))
+    hidden = np.clip(hidden + seed_sd * hidden_noise.standard_normal((count, 2)), 0, 1).round(6).tolist()
     rows = []
     for index in range(count):
         base = ObjectRow(
@@ -75,7 +90,7 @@ def make_record(
             rows.append(base)
             continue
         values = dict(zip(PARAMETERS, np.clip(per_map[index], 0, 1), strict=True))
-        shares = {name: round(float(values[_parameter(name)] * SHARES[name.split("/")[1]]), 6) for name in IOF_NAMES}
+        shares = {name: _share(float(values[_parameter(name)]), name.split("/")[1]) for name in IOF_NAMES}
         if blank[index]:
             shares |= {name: None for name in IOF_NAMES if name.startswith("x_min/")}
         rows.append(
@@ -87,6 +102,8 @@ def make_record(
                 matched_samples=int(matched[index]),
                 n_samples=20,
                 iof=shares,
+                box_maps={"area_ratio": 0.8, "relevance_mass": 0.3, "pointing_game": 1.0},
+                **(_occlusion(dict(zip(OCCLUSION_NAMES, hidden[index], strict=True))) if occlusion else {}),
             )
         )
     provenance = {
@@ -97,7 +114,7 @@ def make_record(
         "git_dirty": None,
         "versions": {"odsg_lightning": "0.1.0"},
     }
-    told = {"audit_set": "a" * 64, **AuditConfig(seed=audit_seed).measured} | (fingerprint or {})
+    told = {"audit_set": "a" * 64, **AuditConfig(seed=audit_seed, occlusion=occlusion).measured} | (fingerprint or {})
     return AuditRecord(**({"fingerprint": told, "provenance": provenance, "objects": tuple(rows)} | parts))
 
 
@@ -115,18 +132,26 @@ def as_undefined(row: ObjectRow, parameters: Sequence[str] = BOX_PARAMETERS) -> 
     """The same object with these maps undefined."""
     if row.iof is None:
         return row
-    return replace(row, iof={n: None if _parameter(n) in parameters else value for n, value in row.iof.items()})
+    row = replace(row, iof={n: None if _parameter(n) in parameters else value for n, value in row.iof.items()})
+    return replace(row, box_maps=dict.fromkeys(MAP_NAMES)) if set(BOX_PARAMETERS) <= set(row.undefined) else row
+
+
+def as_unjudged(row: ObjectRow, names: Sequence[str] = OCCLUSION_NAMES) -> ObjectRow:
+    """The same object, of which hiding pixels cannot judge these values of occlusion."""
+    return row if row.missed else replace(row, **_occlusion({**row.occlusion, **dict.fromkeys(names)}))
 
 
 def shifted(row: ObjectRow, drop: float, names: Sequence[str] = IOF_NAMES) -> ObjectRow:
-    """The same object with these values lower by ``drop``, within 0 to 1."""
+    """The same object with these values lower by ``drop``, within 0 to 1; names of IOF or of occlusion."""
     if row.iof is None:
         return row
-    values = dict(row.iof)
-    for name in names:
-        old = values[name]
-        values[name] = None if old is None else min(max(old - drop, 0.0), 1.0)
-    return replace(row, iof=values)
+
+    def lower(values: Mapping[str, float | None]) -> dict[str, float | None]:
+        return {
+            n: old if old is None or n not in names else min(max(old - drop, 0.0), 1.0) for n, old in values.items()
+        }
+
+    return replace(row, iof=lower(row.iof), **(_occlusion(lower(row.occlusion)) if row.occlusion else {}))
 
 
 def dropped(record: AuditRecord, drop: float, names: Sequence[str] = IOF_NAMES) -> AuditRecord:
@@ -171,3 +196,18 @@ def bomb_npz(path: Path) -> None:
 
 def _parameter(name: str) -> str:
     return name.partition("/")[0]
+
+
+def _share(value: float, region: str) -> float:
+    return round(min(1.0, value + NEAR) if region == "near" else value * SHARES[region], 6)
+
+
+def _occlusion(values: Mapping[str, float | None]) -> dict[str, Any]:
+    """Values of occlusion, and detections that say the same: the score under the one replacement is the value."""
+    again: dict[str, Any] = {}
+    for name, value in values.items():
+        score = None if value is None else round(value if name == "sufficiency" else 1 - value, 6)
+        found = {"score": score, "iou": 0.8, "shift": [0.01, -0.01, 0.0, 0.02]} if score else None
+        missed = None if score is None else {"score": 0.0, "iou": 0.0, "shift": None}
+        again[f"{name}/{REPLACEMENTS[name]}"] = found or missed
+    return {"occlusion": dict(values), "detected_again": again}

@@ -13,8 +13,12 @@ from odsg_lightning.demo.shapes import make_shapes
 
 EVERY_TAG = {
     *(f"iof/{p}/{r}" for p in ("x_min", "y_min", "x_max", "y_max") for r in ("edge", "middle", "opposite", "object")),
-    *("iof/score/object", "iof/object", "iof/edge", "iof/middle", "iof/opposite"),
-    *(f"audit/{name}" for name in ("recall", "n_objects", "n_undefined", "match_rate", "samples_per_object")),
+    *(f"iof/{p}/near" for p in ("x_min", "y_min", "x_max", "y_max", "score")),
+    *("iof/score/object", "iof/object", "iof/near", "iof/edge", "iof/middle", "iof/opposite"),
+    *("maps/area_ratio", "maps/relevance_mass", "maps/pointing_game"),
+    *("occlusion/sufficiency", "occlusion/necessity"),
+    *(f"audit/{name}" for name in ("recall", "n_objects", "defined", "n_undefined", "match_rate")),
+    "audit/samples_per_object",
     *("audit/seconds", "audit/n_failed"),
     *(
         f"{kind}/{name}"

@@ -15,7 +15,7 @@ from odsg_lightning.metrics.iof import (
     share_in_region,
 )
 from odsg_lightning.names import IOF_NAMES, PARAMETERS
-from odsg_lightning.saliency.masks import binarise
+from odsg_lightning.saliency.masks import above_share, binarise, smoothed
 
 
 def square_object(size=30):
@@ -56,6 +56,42 @@ def test_golden_values_by_hand():
     assert values["score/object"] == pytest.approx(1 / 3)
 
 
+def test_golden_near_by_hand():
+    # The object's size is 9, so that it grows by a fifth of it, 1.8 pixels: to columns and rows 5 to 15 at its sides,
+    # and at its corners by (1, 1), which is sqrt(2) away, but neither by (2, 0) nor by (2, 1).
+    at = {"inside": (10, 10), "side": (10, 5), "corner": (5, 5), "beyond": (10, 4), "beyond the corner": (4, 5)}
+    near = {
+        name: by_name(intersection_over_foreground(dots(*[[place]] * 5), square_object(), blur_sigma=0))
+        for name, place in at.items()
+    }
+    for parameter in PARAMETERS:
+        found = {name: values[f"{parameter}/near"] for name, values in near.items()}
+        assert found == {"inside": 1, "side": 1, "corner": 1, "beyond": 0, "beyond the corner": 0}
+        assert [values[f"{parameter}/object"] for values in near.values()] == [1, 0, 0, 0, 0]
+
+
+def test_golden_near_is_of_what_exceeds_half_of_the_maximum():
+    maps = dots(*[[(10, 10)]] * 5)
+    maps[..., 0, 0], maps[..., 0, 9], maps[..., 0, 29] = 0.5, 0.51, 0.33  # far away: not above a half, above, not above
+    values = by_name(intersection_over_foreground(maps, square_object(), blur_sigma=0))
+    assert {values[f"{parameter}/near"] for parameter in PARAMETERS} == {1 / 2}
+    assert {values[f"{parameter}/object"] for parameter in PARAMETERS} == {1 / 4}
+    lower = by_name(intersection_over_foreground(maps, square_object(), blur_sigma=0, near_threshold=0.4))
+    assert lower["score/near"] == pytest.approx(1 / 3)
+    assert lower["score/object"] == 1 / 4
+
+
+def test_golden_near_grows_by_a_share_of_the_size_of_an_oblong():
+    # 4 by 16 pixels: a size of 8, the square root of its area; half of it is 4 on every side, whichever is longer.
+    mask = torch.zeros(1, 30, 30, dtype=torch.bool)
+    mask[0, 7:23, 13:17] = True
+    places = [[(15, 9)], [(15, 8)], [(3, 15)], [(2, 15)], [(15, 21)]]
+    values = by_name(intersection_over_foreground(dots(*places), mask, blur_sigma=0, near_margin=0.5))
+    assert [values[f"{parameter}/near"] for parameter in PARAMETERS] == [1, 0, 1, 0, 0]
+    none = by_name(intersection_over_foreground(dots(*places), mask, blur_sigma=0, near_margin=0))
+    assert [none[f"{parameter}/near"] for parameter in PARAMETERS] == [0] * 5
+
+
 def test_golden_summaries():
     maps = dots([(10, 7)], [(7, 10)], [(10, 10)], [(0, 0)], [(10, 10)])
     metric = IntersectionOverForeground(blur_sigma=0)
@@ -65,6 +101,7 @@ def test_golden_summaries():
     assert found["edge"] == 2 / 4
     assert found["middle"] == 1 / 4
     assert found["opposite"] == 0
+    assert found["near"] == 3 / 4
 
 
 def test_undefined_is_nan_and_left_out_of_the_means():
@@ -73,9 +110,9 @@ def test_undefined_is_nan_and_left_out_of_the_means():
     metric = IntersectionOverForeground(blur_sigma=0)
     metric.update(maps, square_object())
     found = metric.compute()
-    assert found["y_max/object"].isnan()
-    assert found["score/object"].isnan()
-    assert found["object"] == 1
+    for name in ("y_max/object", "y_max/near", "score/object", "score/near"):
+        assert found[name].isnan()
+    assert found["object"] == found["near"] == 1
     # beside an object whose maps all miss it: the mean of 1 and 0
     metric.update(dots(*[[(0, 0)]] * 5), square_object())
     assert metric.compute()["object"] == 0.5
@@ -87,7 +124,15 @@ def test_share_in_region_of_nothing_is_nan():
     assert share_in_region(nothing, ~nothing).isnan()
 
 
-def reference_iof(saliency, mask, sigma=2.0, threshold=0.32):
+def reference_near(core, mask, margin):
+    """Pixel by pixel: within a distance of a pixel of the object."""
+    ys, xs = np.nonzero(mask)
+    reach = margin * np.sqrt((ys.max() + 1 - ys.min()) * (xs.max() + 1 - xs.min()))
+    places = list(zip(*np.nonzero(core), strict=True))
+    return sum(np.sqrt((ys - y) ** 2 + (xs - x) ** 2).min() <= reach for y, x in places) / len(places)
+
+
+def reference_iof(saliency, mask, sigma=2.0, threshold=0.32, near_threshold=0.5, near_margin=0.2):
     """NumPy and SciPy, loop by loop."""
     rows = {}
     ys, xs = np.nonzero(mask)
@@ -96,6 +141,7 @@ def reference_iof(saliency, mask, sigma=2.0, threshold=0.32):
         foreground = blurred > threshold * blurred.max()
         total = foreground.sum()
         rows[f"{parameter}/object"] = sum(foreground[y, x] for y, x in zip(ys, xs, strict=True)) / total
+        rows[f"{parameter}/near"] = reference_near(blurred > near_threshold * blurred.max(), mask, near_margin)
         if parameter == "score":
             continue
         positions = xs if parameter.startswith("x") else ys
@@ -117,8 +163,21 @@ def test_equals_brute_force(seed, height, width):
     rng = np.random.default_rng(seed)
     saliency, mask = rng.random((5, height, width)) ** 6, rng.random((height, width)) < 0.2
     mask[seed % height, seed % width] = True
-    found = intersection_over_foreground(torch.from_numpy(saliency)[None], torch.from_numpy(mask)[None])
+    tensors = torch.from_numpy(saliency)[None], torch.from_numpy(mask)[None]
+    found = intersection_over_foreground(*tensors)
     np.testing.assert_allclose(found[0].numpy(), reference_iof(saliency, mask), rtol=1e-6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 0.9), st.floats(0, 2))
+def test_near_of_one_object_equals_brute_force(seed, near_threshold, near_margin):
+    rng = np.random.default_rng(seed)
+    saliency, mask = rng.random((5, 30, 25)) ** 6, np.zeros((30, 25), dtype=bool)
+    top, left, height, width = rng.integers((0, 0, 1, 1), (20, 15, 11, 11))
+    mask[top : top + height, left : left + width] = True
+    options = {"near_threshold": near_threshold, "near_margin": near_margin}
+    found = intersection_over_foreground(torch.from_numpy(saliency)[None], torch.from_numpy(mask)[None], **options)
+    np.testing.assert_allclose(found[0].numpy(), reference_iof(saliency, mask, **options), rtol=1e-6)
 
 
 def random_objects(count, seed, size=25):
@@ -131,11 +190,14 @@ def random_objects(count, seed, size=25):
 def test_an_object_whose_maps_are_binarised_already_has_the_same_values():
     maps, masks = random_objects(4, 7)
     maps[1, 2], maps[2, 4], maps[3] = 0.0, torch.nan, torch.inf  # undefined maps
-    for options in ({}, {"blur_sigma": 0.0, "threshold": 0.6}):
+    for options in ({}, {"blur_sigma": 0.0, "threshold": 0.6, "near_threshold": 0.7, "near_margin": 0.1}):
+        blur_sigma, near_threshold = options.get("blur_sigma", 2.0), options.get("near_threshold", 0.5)
         expected = intersection_over_foreground(maps, masks, **options)
         assert expected.isnan().any()
         for one, mask, values in zip(maps, masks, expected, strict=True):
-            found = object_iof(binarise(one, **options), mask)
+            core = above_share(smoothed(one, blur_sigma), near_threshold)
+            foreground = binarise(one, blur_sigma, options.get("threshold", 0.32))
+            found = object_iof(foreground, core, mask, options.get("near_margin", 0.2))
             assert (found.shape, found.dtype) == ((len(IOF_NAMES),), torch.float32)
             assert torch.equal(found.nan_to_num(-1), values.nan_to_num(-1))
 
@@ -145,7 +207,10 @@ def test_golden_object_by_hand():
     foreground = torch.zeros(5, 30, 30, dtype=torch.bool)
     for row, column in ((6, 6), (14, 8), (10, 10), (0, 0)):
         foreground[0, row, column] = True
-    found = by_name(object_iof(foreground, square_object()[0])[None])
+    core = torch.zeros_like(foreground)
+    core[4, 5, 5] = core[4, 0, 0] = True  # of the score: one pixel beside the object, one far away
+    found = by_name(object_iof(foreground, core, square_object()[0], 0.2)[None])
+    assert found.pop("score/near") == 1 / 2
     shares = [found.pop(f"x_min/{region}") for region in ("edge", "middle", "opposite", "object")]
     assert shares == [2 / 4, 1 / 4, 0, 3 / 4]
     assert all(np.isnan(value) for value in found.values())
@@ -153,7 +218,7 @@ def test_golden_object_by_hand():
 
 def test_an_object_without_a_pixel_has_no_values():
     with pytest.raises(ValueError, match="at least one pixel"):
-        object_iof(torch.ones(5, 8, 8, dtype=torch.bool), torch.zeros(8, 8, dtype=torch.bool))
+        object_iof(*torch.ones(2, 5, 8, 8, dtype=torch.bool), torch.zeros(8, 8, dtype=torch.bool), 0.2)
 
 
 def test_maps_of_half_precision_and_with_a_graph_are_measured_too():
@@ -176,6 +241,17 @@ def test_class_equals_functional_over_several_updates():
         torch.testing.assert_close(metric.compute()[name], expected[:, index].mean())
 
 
+def test_the_class_measures_with_its_settings():
+    maps, masks = random_objects(3, 2)
+    options = {"blur_sigma": 1.0, "threshold": 0.6, "near_threshold": 0.7, "near_margin": 0.1}
+    metric = IntersectionOverForeground(**options)
+    metric.update(maps, masks)
+    expected = intersection_over_foreground(maps, masks, **options)
+    assert torch.equal(metric.per_object(), expected)
+    for name, value in options.items():
+        assert not torch.equal(intersection_over_foreground(maps, masks, **(options | {name: value / 2})), expected)
+
+
 def test_images_of_different_size_go_into_one_metric():
     metric = IntersectionOverForeground()
     metric.update(*random_objects(1, 0, size=25))
@@ -191,7 +267,7 @@ def test_values_that_are_known_count_as_maps_do():
     by_maps.update(maps, masks)
     by_values.update(values=intersection_over_foreground(maps, masks))
     assert by_maps.compute() == by_values.compute()
-    with pytest.raises(ValueError, match=r"`values` to be \[N, 17\], but got \(4, 5\)"):
+    with pytest.raises(ValueError, match=r"`values` to be \[N, 22\], but got \(4, 5\)"):
         by_values.update(values=torch.zeros(4, 5))
     with pytest.raises(ValueError, match="but got neither"):
         by_values.update(maps)

@@ -1,11 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from helpers.records import make_record
+from helpers.records import as_missed, as_undefined, make_record
 
 from odsg_lightning.metrics.iof import IntersectionOverForeground
-from odsg_lightning.names import IOF_NAMES, SUMMARY_NAMES
-from odsg_lightning.records.means import audit_means
+from odsg_lightning.names import IOF_NAMES, PARAMETERS, SUMMARY_NAMES
+from odsg_lightning.records.means import audit_counts, audit_means, evidence_means
 
 
 @pytest.mark.parametrize("undefined", [0.0, 0.3])
@@ -19,3 +21,38 @@ def test_means_are_those_that_training_logs(undefined):
     for name, value in metric.compute().items():
         assert means[f"iof/{name}"] == pytest.approx(float(value), abs=1e-6), name
     assert {f"iof/{name}" for name in (*IOF_NAMES, *SUMMARY_NAMES)} < means.keys()
+
+
+def test_evidence_is_averaged_over_the_objects_that_have_it():
+    first, second, third, missed = make_record(2, 2, missed=0).objects
+    rows = (
+        replace(
+            first,
+            box_maps={"area_ratio": 3.0, "relevance_mass": 0.5, "pointing_game": 1.0},
+            occlusion={"sufficiency": 1.0, "necessity": 0.25},
+        ),
+        replace(
+            second,
+            box_maps={"area_ratio": 1.0, "relevance_mass": None, "pointing_game": 0.5},
+            occlusion={"sufficiency": 0.5, "necessity": None},
+        ),
+        replace(third, box_maps={}, occlusion={}),
+        as_missed(missed),
+    )
+    assert evidence_means(rows) == {
+        "maps/area_ratio": 2.0,
+        "maps/relevance_mass": 0.5,
+        "maps/pointing_game": 0.75,
+        "occlusion/sufficiency": 0.75,
+        "occlusion/necessity": 0.25,
+    }
+    assert evidence_means(rows).items() <= audit_means(rows).items()
+    assert set(evidence_means(rows[2:]).values()) == {None}
+
+
+def test_defined_is_the_share_of_the_detected_objects_maps():
+    rows = make_record(2, 2, missed=0).objects
+    counts = audit_counts((as_undefined(rows[0], ["x_max", "score"]), rows[1], as_missed(rows[2])))
+    assert counts["audit/n_undefined"] == 2
+    assert counts["audit/defined"] == 1 - 2 / (2 * len(PARAMETERS))
+    assert audit_counts([as_missed(row) for row in rows])["audit/defined"] is None

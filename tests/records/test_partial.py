@@ -7,7 +7,7 @@ import pytest
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.errors import BrokenInputError
-from odsg_lightning.names import IOF_NAMES
+from odsg_lightning.names import IOF_NAMES, MAP_NAMES
 from odsg_lightning.records.maps_file import ObjectMaps, maps_beside, maps_path
 from odsg_lightning.records.partial import PartialAudit
 from odsg_lightning.records.record import AuditRecord, ObjectRow, read_record, write_record_with_maps
@@ -22,6 +22,9 @@ HEAD = AuditRecord({"audit_set": "0" * 64, **AuditConfig().measured}, ORIGIN, ()
 def row(image_id, annotation_id, iof=0.5):
     values = {"iou": 0.9, "score": 0.95, "box": (1.0, 2.0, 3.0, 4.0), "matched_samples": 3, "n_samples": 4}
     values["iof"] = dict.fromkeys(IOF_NAMES, iof)
+    values["box_maps"] = dict.fromkeys(MAP_NAMES, iof)
+    values["occlusion"] = {"sufficiency": iof, "necessity": None}
+    values["detected_again"] = {"sufficiency/blur": {"score": iof, "iou": 0.8, "shift": [0.0, 0.1, 0.2, -0.3]}}
     return ObjectRow(image_id, annotation_id, "a.png", "cat", **({} if iof is None else values))
 
 

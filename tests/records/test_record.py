@@ -20,6 +20,11 @@ FINGERPRINT = {
     "score_threshold": 0.9,
     "blur_sigma": 2.0,
     "threshold": 0.32,
+    "near_threshold": 0.5,
+    "near_margin": 0.2,
+    "occlusion": "blur, inpaint",
+    "sufficiency_margin": 0.1,
+    "necessity_margin": 0.1,
     "seed": 0,
     "max_objects_per_image": None,
 }
@@ -32,10 +37,18 @@ PROVENANCE = {
     "versions": {"torch": "2.12.1"},
 }
 VALUES = {name: round(0.01 * index, 6) for index, name in enumerate(IOF_NAMES)}
+BOX_MAPS = {"area_ratio": 1.25, "relevance_mass": 0.5, "pointing_game": None}
+OCCLUSION = {"sufficiency": 0.9, "necessity": None}
+AGAIN = {
+    "sufficiency/blur": {"score": 0.9, "iou": 0.8, "shift": [0.1, -0.25, 0.0, 1.5]},
+    "sufficiency/grey": {"score": 0.0, "iou": 0.0, "shift": None},
+    "necessity/inpaint": None,
+}
 
 
 def detected(image_id=1, annotation_id=10, **changes) -> ObjectRow:
     row = ObjectRow(image_id, annotation_id, "1.png", "cat", 0.8, 0.95, (1.0, 2.0, 30.5, 40.0), 19, 20, VALUES)
+    row = replace(row, box_maps=BOX_MAPS, occlusion=OCCLUSION, detected_again=AGAIN)
     return replace(row, **changes)
 
 
@@ -83,7 +96,9 @@ def test_objects_come_in_the_order_of_their_ids(tmp_path):
 
 def test_summaries_of_an_object():
     values = dict.fromkeys(IOF_NAMES, 0.0) | {"x_min/object": 0.5, "y_min/object": None, "x_max/object": 1.0}
+    values |= {"x_min/near": 0.75, "y_min/near": None, "score/near": 1.0}
     row = detected(iof=values)
+    assert row.box_mean("near") == pytest.approx(0.25)  # without the score's
     assert row.object_iof == pytest.approx((0.5 + 1.0 + 0.0) / 3)  # the undefined one is left out
     assert row.undefined == ("y_min",)
     assert not row.missed
@@ -96,13 +111,14 @@ def test_the_content_hash_is_of_what_was_measured(tmp_path):
     first = record()
     accepted = ({"reason": "x", "date": "2026-11-23", "record_sha256": first.content_sha256},)
     assert replace(first, accepted=accepted, metrics={"val/map": 1.0}).content_sha256 == first.content_sha256
-    assert record(detected(score=0.96)).content_sha256 != record(detected()).content_sha256
+    for other in (detected(score=0.96), detected(occlusion={}), detected(box_maps={}), detected(detected_again={})):
+        assert record(other).content_sha256 != record(detected()).content_sha256
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(schema="odsg-audit-record/3"), "its schema is 'odsg-audit-record/3', not"),
+        (lambda c: c.update(schema="odsg-audit-record/4"), "its schema is 'odsg-audit-record/4', not"),
         (lambda c: c.pop("fingerprint"), "must contain ['fingerprint'] properties"),
         (lambda c: c.update(extra=1), "must not contain {'extra'} properties"),
         (lambda c: c.update(objects=[]), "data.objects must contain at least 1 items"),
@@ -116,6 +132,17 @@ def test_the_content_hash_is_of_what_was_measured(tmp_path):
         (lambda c: c["objects"][0].update(box=[1, 2, 3]), "data.objects[0].box must contain at least 4"),
         (lambda c: c["objects"][0]["iof"].update({"x_min/edge": "0.1"}), "data.objects[0].iof.x_min/edge must be"),
         (lambda c: c["objects"][0]["iof"].pop("score/object"), "data.objects[0].iof must contain"),
+        (lambda c: c["objects"][0]["iof"].pop("x_max/near"), "data.objects[0].iof must contain"),
+        (lambda c: c["objects"][0].pop("box_maps"), "data.objects[0] must contain"),
+        (lambda c: c["objects"][0].pop("occlusion"), "data.objects[0] must contain"),
+        (lambda c: c["objects"][0].pop("detected_again"), "data.objects[0] must contain"),
+        (lambda c: c["objects"][0]["box_maps"].update(area_ratio=-1), "data.objects[0].box_maps.area_ratio must be"),
+        (lambda c: c["objects"][0]["box_maps"].update(mass=0.5), "data.objects[0].box_maps must not contain {'mass'}"),
+        (lambda c: c["objects"][0]["occlusion"].update(necessity=1.5), "data.objects[0].occlusion.necessity must be"),
+        (lambda c: c["objects"][0]["occlusion"].update(recall=1), "data.objects[0].occlusion must not contain"),
+        (lambda c: c["objects"][0]["detected_again"].update(blur=None), "detected_again must not contain {'blur'}"),
+        (lambda c: c["objects"][0]["detected_again"]["sufficiency/blur"].pop("iou"), "detected_again.sufficiency/blur"),
+        (lambda c: c["objects"][0]["detected_again"]["sufficiency/blur"].update(shift=[0]), "sufficiency/blur"),
         (lambda c: c["objects"][1].update(score=0.5), "data.objects[1] must not contain {'score'}"),
         (lambda c: c.update(maps={"file": "../x.npz", "sha256": "0" * 64}), "maps"),
         (lambda c: c.update(maps={"file": "..\\x.npz", "sha256": "0" * 64}), "maps"),

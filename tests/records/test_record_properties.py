@@ -11,10 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odsg_lightning.errors import BrokenInputError
-from odsg_lightning.names import IOF_NAMES
+from odsg_lightning.names import IOF_NAMES, MAP_NAMES, OCCLUSION_NAMES
 from odsg_lightning.records.record import AuditRecord, ObjectRow, read_record, write_record
 
 SHARES = st.floats(0, 1)
+AREAS = st.none() | st.floats(0, 1e9)
+WAYS = st.builds("{}/{}".format, st.sampled_from(OCCLUSION_NAMES), st.text("abcdefghij", min_size=1, max_size=20))
+SHIFTS = st.none() | st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4)
+AGAIN = st.fixed_dictionaries({"score": SHARES, "iou": SHARES, "shift": SHIFTS})
 IDS = st.integers(-(2**53), 2**53)
 NAMES = st.text(max_size=30)
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-(2**40), 2**40), st.floats(-1e300, 1e300), NAMES)
@@ -35,6 +39,11 @@ def rows(draw):
         matched_samples=draw(st.integers(0, n_samples)),
         n_samples=n_samples,
         iof=draw(st.fixed_dictionaries(dict.fromkeys(IOF_NAMES, st.none() | SHARES))),
+        box_maps=draw(
+            st.just({}) | st.fixed_dictionaries(dict.fromkeys(MAP_NAMES, st.none() | SHARES) | {"area_ratio": AREAS})
+        ),
+        occlusion=draw(st.just({}) | st.fixed_dictionaries(dict.fromkeys(OCCLUSION_NAMES, st.none() | SHARES))),
+        detected_again=draw(st.dictionaries(WAYS, st.none() | AGAIN, max_size=3)),
     )
 
 

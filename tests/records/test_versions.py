@@ -11,14 +11,27 @@ from hypothesis import strategies as st
 
 from odsg_lightning.errors import BrokenInputError
 from odsg_lightning.gate import compare_files
-from odsg_lightning.names import IOF_NAMES
+from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS, REGIONS
 from odsg_lightning.records.record import ObjectRow, read_record, write_record
 from odsg_lightning.records.versions import converted
 
 SHA = "af6a9e1c6bd85266c50dbcd158eaf3a9491ac4d6a8eec47f175f3764ecc6bd63"
 """The hash of what is below, by version 1."""
 
-IOF = {name: round(0.01 * index, 6) for index, name in enumerate(IOF_NAMES)}
+SECOND_SHA = "1ca89fb8e261b4635ce11908ec85085a28463bf29f954d17d62e4419e6b3c141"
+"""The hash of the same, by version 2."""
+
+IOF = {
+    **{
+        f"{parameter}/{region}": round(0.04 * i + 0.01 * j, 6)
+        for i, parameter in enumerate(BOX_PARAMETERS)
+        for j, region in enumerate((*REGIONS, "object"))
+    },
+    "score/object": 0.16,
+}
+"""The 17 values that versions 1 and 2 knew."""
+
+NEAR = {f"{parameter}/near": None for parameter in PARAMETERS}
 FIRST = {
     "schema": "odsg-audit-record/1",
     "fingerprint": {
@@ -93,7 +106,18 @@ def written(folder, content):
 
 def test_objects_keep_their_values(tmp_path):
     assert read_record(written(tmp_path, FIRST)).objects == (
-        ObjectRow(1, 10, "1.png", "cat", 0.8, 0.95, (1.0, 2.0, 30.5, 40.0), matched_samples=19, n_samples=20, iof=IOF),
+        ObjectRow(
+            1,
+            10,
+            "1.png",
+            "cat",
+            0.8,
+            0.95,
+            (1.0, 2.0, 30.5, 40.0),
+            matched_samples=19,
+            n_samples=20,
+            iof={**IOF, **NEAR},
+        ),
         ObjectRow(2, 5, "2.png", "dog"),
     )
 
@@ -126,12 +150,46 @@ def test_a_file_is_converted_as_it_is_read_and_never_changed(tmp_path):
     record = read_record(path)
     assert path.read_bytes() == before
     write_record(record, tmp_path / "again.json")
-    assert json.loads((tmp_path / "again.json").read_text())["schema"] == "odsg-audit-record/2"
+    assert json.loads((tmp_path / "again.json").read_text())["schema"] == "odsg-audit-record/3"
     assert read_record(tmp_path / "again.json") == record
 
 
-def test_nothing_but_version_1_is_converted():
-    for content in ({**first(), "schema": "odsg-audit-record/2"}, {**first(), "schema": "other"}, {}, [], None, 1, "x"):
+def second():
+    """The same record as version 2 wrote it."""
+    content = first()
+    content["schema"] = "odsg-audit-record/2"
+    content["objects"][0]["matched_samples"] = content["objects"][0].pop("matched_passes")
+    content["metrics"] = {"audit/recall": 0.5, "drift/ssim": 0.25, "drift_noise/ssim": None}
+    content["accepted"][-1]["record_sha256"] = SECOND_SHA
+    return content
+
+
+def test_a_record_of_version_2_is_read_with_the_same_values(tmp_path):
+    record = read_record(written(tmp_path, second()))
+    assert record.objects == read_record(written(tmp_path, FIRST)).objects
+    assert record.metrics == second()["metrics"]  # nothing of them is converted once more
+    assert record.accepted[-1]["record_sha256"] == record.content_sha256
+
+
+def test_what_version_2_did_not_measure_is_undefined_or_empty(tmp_path):
+    for content in (first(), second()):
+        row, missed = read_record(written(tmp_path, content)).objects
+        assert {name: row.iof[name] for name in NEAR} == NEAR
+        assert (row.box_mean("near"), row.undefined) == (None, ())
+        assert row.box_maps == row.occlusion == row.detected_again == {}
+        assert missed.missed
+
+
+def test_a_row_of_version_2_with_values_of_version_3_is_refused(tmp_path):
+    for name in ("box_maps", "occlusion", "detected_again"):
+        content = second()
+        content["objects"][0][name] = {}
+        with pytest.raises(BrokenInputError, match="must contain"):
+            read_record(written(tmp_path, content))
+
+
+def test_nothing_but_versions_1_and_2_is_converted():
+    for content in ({**first(), "schema": "odsg-audit-record/3"}, {**first(), "schema": "other"}, {}, [], None, 1, "x"):
         assert converted(content) is content
 
 
