@@ -67,6 +67,12 @@ def test_results_are_kept_whatever_the_verdict():
     assert JOB["artifacts"]["reports"]["junit"] == f"{results}/junit.xml"
 
 
+def test_what_the_gate_cannot_decide_is_refused():
+    script = (ROOT / "examples/ci/audit_and_gate.sh").read_text()
+    (command,) = re.findall(r"^odsg gate .*(?:\\\n.*)*", script, re.MULTILINE)
+    assert "--strict" in command.split()
+
+
 # What the line does -------------------------------------------------------------------------------------------------
 
 
@@ -144,10 +150,10 @@ def test_the_same_detector_passes(repository):
 @pytest.mark.slow
 def test_a_detector_that_finds_nothing_is_refused_and_the_report_is_written_all_the_same(repository):
     done = repository.gate("blind", CHECKPOINT="models/blind.pth")
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 3, done.stderr  # nothing of it can be compared
     results = repository.folder / "blind"
-    assert verdicts(results)[1] > 0
-    assert json.loads((results / "gate.json").read_text())["verdict"] == "regression"
+    assert "the candidate detects none of the" in done.stderr
+    assert json.loads((results / "gate.json").read_text())["verdict"] == "not comparable"
     assert (results / "report.html").stat().st_size > 10_000
     assert any(path.suffix == ".png" for path in (results / "strips").iterdir())
     assert "recall" in (repository.folder / "blind.md").read_text()

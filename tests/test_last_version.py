@@ -14,6 +14,7 @@ from odsg_lightning import DetectionModule, ODSmoothGradCallback
 from odsg_lightning.checkpoints.detector import load_detector
 from odsg_lightning.cli import main
 from odsg_lightning.demo.shapes import make_shapes
+from odsg_lightning.names import PARAMETERS
 from odsg_lightning.records.maps_file import maps_beside
 from odsg_lightning.records.record import read_record
 
@@ -67,18 +68,24 @@ def test_a_record_is_read_with_its_maps():
     old, record = json.loads(RECORD.read_text()), read_record(RECORD)
     assert old["schema"] == "odsg-audit-record/1"
     assert [row.matched_samples for row in record.objects] == [row["matched_passes"] for row in old["objects"]]
-    assert [dict(row.iof) for row in record.objects] == [row["iof"] for row in old["objects"]]
+    near = {f"{parameter}/near": None for parameter in PARAMETERS}
+    assert [dict(row.iof) for row in record.objects] == [{**row["iof"], **near} for row in old["objects"]]
     assert record.metrics["audit/recall"] == old["metrics"]["audit/coverage"]
     assert record.metrics["drift/pearson"] == pytest.approx(1 - old["metrics"]["drift/pearson"])
     assert record.metrics["drift_noise/ssim"] == pytest.approx(1 - old["metrics"]["drift_floor/ssim"])
     assert maps_beside(RECORD, record.maps).keys == set(record.by_key)
 
 
-def test_gate_and_report_take_them(tmp_path):
+def test_gate_and_report_take_them(tmp_path, capsys):
     for path in HERE.glob("*.json"):
         shutil.copy(path, tmp_path)
     baseline, candidate = str(tmp_path / "baseline.json"), str(tmp_path / "step_000003.json")
-    assert main(["gate", baseline, candidate]) == 0
+    assert main(["gate", baseline, candidate]) == 3
+    told = capsys.readouterr().err
+    assert "both records are of an earlier version, which did not measure them. Audit both checkpoints again" in told
+    config = tmp_path / "gate.yaml"
+    config.write_text(f"checks: {told.split('`checks: ')[1].split('`')[0]}\n")  # as the message says
+    assert main(["gate", baseline, candidate, "--config", str(config)]) == 0
     assert main(["report", baseline, candidate, "-o", str(tmp_path / "page.html")]) == 0
     accepted = read_record(tmp_path / "baseline.json")
     assert accepted.accepted[-1]["record_sha256"] == accepted.content_sha256

@@ -1,11 +1,14 @@
 """How often `odsg gate` raises a false alarm, and how often it sees a real drop. Simulated: no detector runs.
 
-    python examples/benchmarks/gate_power.py          # the tables, about a minute
+    python examples/benchmarks/gate_power.py          # the tables, about two minutes
     python examples/benchmarks/gate_power.py --size   # time and memory of `odsg gate` on 10,000 objects
 
 The changes of one image's objects are correlated, as they are between two trainings of a detector: an effect of the
 image (sd 0.036) and one of the object (sd 0.04), one to five objects an image. Resampling objects as if they were
 independent is shown beside it, as the mistake that it is.
+
+A second table is of a collapse on a part of the images: of each image a coin decides whether its `iof/near` falls to
+nearly nothing. Honest are changes as above; "astray" has one object in thirty land anywhere between 0 and 1, too.
 """
 
 import argparse
@@ -25,7 +28,11 @@ from rich.table import Table
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.gate import GateConfig, compare
+from odsg_lightning.gate.checks import Check
+from odsg_lightning.gate.collapse import collapse_result
+from odsg_lightning.gate.judging import judged
 from odsg_lightning.gate.resampling import resample_images
+from odsg_lightning.gate.values import ComparedValues
 from odsg_lightning.names import IOF_NAMES, PARAMETERS
 from odsg_lightning.records.record import AuditRecord, ObjectRow, write_record
 
@@ -33,14 +40,18 @@ MARGIN = 0.02
 DROPS = (0.0, MARGIN, 0.05, 0.1)
 IMAGE_SD, OBJECT_SD = 0.036, 0.04
 METHODS = {"images": "images", "objects": "objects, wrong"}
-_SHARES = {"object": 1.0, "edge": 0.5, "middle": 0.35, "opposite": 0.15}
+COLLAPSES = {"honest": 0.0, "astray": 0.0, "10 %": 0.1, "15 %": 0.15, "25 %": 0.25}
+_SHARES = {"object": 1.0, "edge": 0.5, "middle": 0.35, "opposite": 0.15, "near": 1.5}
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, object]:
     """Print the tables; return the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, nargs="+", default=[8, 16, 32, 64], help="sizes of the audit set")
+    parser.add_argument("--images", type=int, nargs="+", default=[8, 16, 20, 32, 64], help="sizes of the audit set")
     parser.add_argument("--simulations", type=int, default=1000, help="of each row of the table of power")
+    parser.add_argument(
+        "--collapses", type=int, default=1000, help="simulations of each cell of the table of collapses"
+    )
     parser.add_argument("--repetitions", type=int, default=200, help="of two audits of one checkpoint")
     parser.add_argument("--seed-noise", type=float, default=0.015, help="sd of an object's value between audit seeds")
     parser.add_argument("--size", action="store_true", help="measure odsg gate on 10,000 objects instead")
@@ -50,12 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, object]:
         return _size()
     power = {images: _fail_rates(images, options.simulations) for images in options.images}
     _print_power(power, options.simulations)
+    collapses = {images: _collapse_rates(images, options.collapses) for images in options.images}
+    _print_collapses(collapses, options.collapses)
     passed = sum(_same_checkpoint_passes(seed, options.seed_noise) for seed in range(options.repetitions))
     print(
         f"Two audits of one checkpoint, 16 images, seed noise {options.seed_noise:g} per object, default gate: "
         f"{passed} of {options.repetitions} pass ({passed / options.repetitions:.1%})."
     )
-    return {"power": power, "passed": passed / options.repetitions}
+    return {"power": power, "collapses": collapses, "passed": passed / options.repetitions}
 
 
 def _fail_rates(images: int, simulations: int) -> dict[str, list[float]]:
@@ -92,6 +105,43 @@ def _print_power(power: dict[int, dict[str, list[float]]], simulations: int) -> 
     Console(width=100).print(table)
 
 
+def _collapse_rates(images: int, simulations: int) -> dict[str, tuple[float, float, float, float]]:
+    """Return, by kind of change, how often ``collapsed`` fails, ``iof/near``, either; or none, but one is undecided."""
+    config, rates = GateConfig(resamples=999), {}
+    for kind, share in COLLAPSES.items():
+        generator = np.random.default_rng((images, int(100 * share), kind == "astray"))
+        verdicts = []
+        for _ in range(simulations):
+            image = np.repeat(np.arange(images), generator.integers(1, 6, images))
+            before = np.clip(generator.normal(0.95, 0.05, len(image)), 0, 1)
+            change = generator.normal(0, IMAGE_SD, images)[image] + generator.normal(0, OBJECT_SD, len(image))
+            after = np.clip(before + change, 0, 1)
+            lost = (generator.random(images) < share)[image]
+            after[lost] = generator.uniform(0, 0.3, lost.sum())
+            if kind == "astray":
+                lost = generator.random(len(image)) < 1 / 30
+                after[lost] = generator.uniform(0, 1, lost.sum())
+            values = ComparedValues({"iof/near": before}, {"iof/near": after}, {})
+            margin, everything = config.checks["iof/near"].margin.amount, np.arange(len(image))
+            mean = Check("iof/near", "error", everything, after - before, -margin, before.mean(), after.mean())
+            verdicts.append((collapse_result(values, image, config).verdict, judged([mean], image, config)[0].verdict))
+        fails = np.array(verdicts) == "fail"
+        undecided = ~fails.any(axis=1) & (np.array(verdicts) == "inconclusive").any(axis=1)
+        rates[kind] = (*fails.mean(axis=0).tolist(), float(fails.any(axis=1).mean()), float(undecided.mean()))
+    return rates
+
+
+def _print_collapses(collapses: dict[int, dict[str, tuple[float, ...]]], simulations: int) -> None:
+    table = Table(title=f"Share that fails by collapsed / iof/near / either; inconclusive. {simulations} simulations")
+    table.add_column("images", justify="right")
+    for kind, share in COLLAPSES.items():
+        table.add_column(f"{kind} of the\nimages collapse" if share else kind, justify="right")
+    for images, rates in collapses.items():
+        cells = (f"{a:.1%} / {b:.1%} / {either:.1%}; {open_:.1%}" for a, b, either, open_ in rates.values())
+        table.add_row(str(images), *cells)
+    Console(width=180).print(table)
+
+
 def _same_checkpoint_passes(world: int, seed_noise: float) -> bool:
     pair = [simulated_record(16, 3, world, audit_seed, seed_noise) for audit_seed in (1, 2)]
     return compare(*pair, ignore_seed=True).verdict == "pass"
@@ -121,9 +171,11 @@ def simulated_record(
         if easy[index]:
             by_parameter = dict(zip(PARAMETERS, found, strict=True))
             pairs = [(name, name.split("/")) for name in IOF_NAMES]
-            iof = {name: by_parameter[parameter] * _SHARES[region] for name, (parameter, region) in pairs}
+            iof = {name: min(1.0, by_parameter[parameter] * _SHARES[region]) for name, (parameter, region) in pairs}
             matched = int(noise.binomial(20, 0.95))
             row = replace(row, iou=0.8, score=0.95, box=(0, 0, 9, 9), matched_samples=matched, n_samples=20, iof=iof)
+            # Hiding pixels knows no noise: two audits of one checkpoint agree.
+            row = replace(row, occlusion={"sufficiency": float(index % 9 > 0), "necessity": float(index % 7 > 0)})
         rows.append(row)
     fingerprint = {"audit_set": "0" * 64, **AuditConfig(seed=audit_seed).measured}
     empty = dict.fromkeys(("checkpoint", "checkpoint_sha256", "step", "git_commit", "git_dirty"))
@@ -133,8 +185,9 @@ def simulated_record(
 def _size() -> dict[str, object]:
     with tempfile.TemporaryDirectory() as name:
         paths = [Path(name) / "baseline.json", Path(name) / "candidate.json"]
-        accepted = ({"reason": "simulated", "date": "2026-01-01", "record_sha256": "0" * 64},)
-        write_record(replace(simulated_record(2500, 4, 0, 1, 0.015, 80), accepted=accepted), paths[0])
+        baseline = simulated_record(2500, 4, 0, 1, 0.015, 80)
+        accepted = ({"reason": "simulated", "date": "2026-01-01", "record_sha256": baseline.content_sha256},)
+        write_record(replace(baseline, accepted=accepted), paths[0])
         write_record(simulated_record(2500, 4, 0, 2, 0.015, 80), paths[1])
         arguments = ["gate", "--ignore-seed", *map(str, paths)]
         peak = "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss"

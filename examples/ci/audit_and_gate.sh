@@ -10,8 +10,8 @@
 #   MARGINS     settings of the gate; default audit/gate.yaml if there is one, otherwise the gate's own
 #   RESULTS     folder for the record, the report, gate.json, junit.xml and strips/; default odsg-results
 #
-# Exit code: 0 pass, 1 regression, 2 wrong arguments, 3 not comparable or broken input, 70 a fault of odsg, 74 an error
-# of the disk.
+# Exit code: 0 pass, 1 regression or, because of --strict, inconclusive, 2 wrong arguments, 3 not comparable or broken
+# input, 70 a fault of odsg, 74 an error of the disk.
 set -euo pipefail
 
 if [[ -z ${CHECKPOINT:-} ]]; then
@@ -30,7 +30,7 @@ odsg audit "$CHECKPOINT" --audit-set "$audit_set" -o "$candidate" "$@"
 settings=()
 if [[ -n ${MARGINS:-} || -e $margins ]]; then settings=(--config "$margins"); fi
 verdict=0
-odsg gate "$baseline" "$candidate" "${settings[@]}" \
+odsg gate "$baseline" "$candidate" --strict "${settings[@]}" \
   --json "$results/gate.json" --junit "$results/junit.xml" --strips "$results/strips" || verdict=$?
 
 # A refused candidate is the one whose report is read. What the gate said stays the exit code.

@@ -17,9 +17,20 @@ _EXIT_CODES = (
 
 def add(subcommands: Any) -> None:
     """Describe the subcommands."""
-    gate = subcommands.add_parser("gate", help="refuse a candidate whose audit is worse", epilog=_EXIT_CODES)
+    gate = subcommands.add_parser(
+        "gate",
+        help="refuse a candidate whose audit is worse",
+        epilog=_EXIT_CODES,
+        usage="odsg gate [options] baseline candidate\n       odsg gate [options] --no-baseline candidate",
+    )
     gate.add_argument("baseline", type=Path, help="accepted record: see odsg baseline accept")
-    gate.add_argument("candidate", type=Path, help="record of the candidate: see odsg audit")
+    candidate = gate.add_argument("candidate", type=Path, help="record of the candidate: see odsg audit")
+    gate.add_argument(
+        "--no-baseline",
+        action=_CandidateAlone,
+        candidate=candidate,
+        help="only warn, of what lies below the floors; for a team that has accepted nothing yet",
+    )
     gate.add_argument("--config", type=Path, metavar="gate.yaml", help="margins, floors and levels of the checks")
     gate.add_argument("--strict", action="store_true", help="inconclusive fails, too")
     gate.add_argument("--ignore-seed", action="store_true", help="compare audits under different seeds")
@@ -32,7 +43,13 @@ def add(subcommands: Any) -> None:
     accept = baseline.add_subparsers(metavar="accept", required=True).add_parser(
         "accept", help="accept a record, with the reason; refused in CI"
     )
-    accept.add_argument("candidate", type=Path, help="record of the candidate: see odsg audit")
+    accept.add_argument(
+        "candidates",
+        type=Path,
+        nargs="+",
+        metavar="record",
+        help="audit to accept; several of different trainings: the gate compares with what they span",
+    )
     accept.add_argument("-o", "--output", type=Path, required=True, help="the baseline; its history of reasons is kept")
     accept.add_argument("--reason", required=True, help="why it is right, for whoever reads it in a year")
     accept.add_argument("--without-maps", action="store_true", help="do not copy the maps beside the record")
@@ -47,9 +64,23 @@ def add(subcommands: Any) -> None:
     calibrate.set_defaults(run=_calibrate)
 
 
+class _CandidateAlone(argparse.Action):
+    """With this option the only record is the candidate, wherever the option stands."""
+
+    def __init__(self, candidate: argparse.Action, **kwargs: Any) -> None:
+        super().__init__(nargs=0, default=False, **kwargs)
+        self._candidate = candidate
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        self._candidate.required = False
+        setattr(namespace, self.dest, True)
+
+
 def _gate(options: argparse.Namespace) -> int:
     from odsg_lightning.errors import BrokenInputError
-    from odsg_lightning.gate import GateConfig, GateResult, compare_files, read_gate_config
+    from odsg_lightning.gate import GateConfig, GateResult, compare_files, floors_of_file, read_gate_config
     from odsg_lightning.gate.outputs.as_json import write_json
     from odsg_lightning.gate.outputs.junit import write_junit
     from odsg_lightning.gate.outputs.strips import with_strips
@@ -58,10 +89,15 @@ def _gate(options: argparse.Namespace) -> int:
     from odsg_lightning.text import plain
 
     baseline, candidate, strict = options.baseline, options.candidate, options.strict
+    if options.no_baseline:
+        baseline, candidate = None, _only_record(options)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     _refuse_overwriting([baseline, candidate, options.config], [options.json, options.junit])
     config = read_gate_config(options.config) if options.config else GateConfig()
-    result = compare_files(baseline, candidate, config, ignore_seed=options.ignore_seed)
+    if baseline is None:
+        result = floors_of_file(candidate, config)
+    else:
+        result = compare_files(baseline, candidate, config, ignore_seed=options.ignore_seed)
     if options.strips and result.checks:
         try:
             result = with_strips(result, baseline, candidate, options.strips)
@@ -77,6 +113,20 @@ def _gate(options: argparse.Namespace) -> int:
     if summary:
         append_summary(result, Path(summary), strict)
     return result.exit_code(strict)
+
+
+def _only_record(options: argparse.Namespace) -> Path:
+    if options.candidate is not None:
+        raise UserInputError(
+            f"Expected one record behind --no-baseline, but got {options.baseline} and {options.candidate}."
+        )
+    for name in ("strict", "ignore_seed", "strips"):
+        if getattr(options, name):
+            raise UserInputError(
+                f"Expected no --{name.replace('_', '-')} with --no-baseline, which compares and refuses nothing."
+            )
+    record: Path = options.baseline
+    return record
 
 
 def _refuse_overwriting(inputs: list[Path | None], outputs: list[Path | None]) -> None:
@@ -97,14 +147,17 @@ def _accept(options: argparse.Namespace) -> int:
         raise UserInputError(
             "A baseline is accepted by a person who has looked at it, not in CI (the variable CI is set)."
         )
+    first, *further = options.candidates
     accepted = accept_baseline(
-        options.candidate,
+        first,
         options.output,
         options.reason,
+        further=further,
         with_maps=not options.without_maps,
         reset=options.reset,
     )
-    print(f"Accepted {options.candidate} as {options.output}.")
+    together = f" with {len(further)} more trainings" if further else ""
+    print(f"Accepted {first}{together} as {options.output}.")
     for index, name in enumerate(("iof/object", "recall")):
         before = f"{number(accepted.before[index])} -> " if accepted.before else ""
         print(f"  {name}: {before}{number(accepted.after[index])}")
@@ -124,9 +177,9 @@ def _calibrate(options: argparse.Namespace) -> int:
     rows = calibrate(records, retrained=options.retrained)
     if len(records) == 2:
         print("Warning: two records say little about the noise: make three or more.", file=sys.stderr)
-    print(f"{'check':<20} {'sd':>7} {'largest drop':>13} {'proposed margin':>16}")
+    print(f"{'check':<22} {'sd':>7} {'largest drop':>13} {'proposed margin':>16}")
     for row in rows:
-        print(f"{row.check:<20} {number(row.sd):>7} {number(row.largest_drop):>13} {number(row.proposed):>16}")
+        print(f"{row.check:<22} {number(row.sd):>7} {number(row.largest_drop):>13} {number(row.proposed):>16}")
     advice = (
         f"These margins cover the differences between these {len(records)} trainings."
         if options.retrained

@@ -8,15 +8,17 @@ from itertools import permutations
 import numpy as np
 
 from odsg_lightning.errors import BrokenInputError, UserInputError
-from odsg_lightning.gate.checks import check_values, differences
+from odsg_lightning.gate.comparable import differences
 from odsg_lightning.gate.comparison import compare
-from odsg_lightning.gate.config import CHECKS, GateConfig, Margin
+from odsg_lightning.gate.config import CHECKS, COLLAPSED, DEFAULT_RULES, GateConfig, Margin
 from odsg_lightning.gate.result import CheckResult
+from odsg_lightning.gate.values import check_values
 from odsg_lightning.records.means import mean_or_none
 from odsg_lightning.records.record import AuditRecord
 
 _SEED_HEADROOM = 1.5  # of the small noise of the seeds; trainings differ so much that it would hide regressions
 _STEP, _LEAST = 0.005, 0.01
+_LEAST_COLLAPSED = DEFAULT_RULES[COLLAPSED].margin.amount  # a few dozen images cannot show a share that is smaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,8 @@ class Calibration:
 
     Attributes:
         check: its name; ``categories`` for the widest of all categories.
-        sd: standard deviation of the records' means between seeds; None for ``categories``, and without data.
-        largest_drop: of the mean, from any record to any other.
+        sd: standard deviation of the records' means; None for ``categories`` and ``collapsed``, and without data.
+        largest_drop: of the mean, from any record to any other; of ``collapsed``, the largest share of images.
         proposed: margin with which every pair passes, of one checkpoint times 1.5; None without data.
     """
 
@@ -66,7 +68,7 @@ def calibrate(
     headroom = 1.0 if retrained else _SEED_HEADROOM
     rows = []
     for name in CHECKS:
-        known = [mean for mean in (of_record[name] for of_record in means) if mean is not None]
+        known = [mean for mean in (of_record.get(name) for of_record in means) if mean is not None]
         sd = float(np.std(known, ddof=1)) if len(known) > 1 else None
         rows.append(_row(name, sd, [check for checks in results for check in checks if check.name == name], headroom))
     categories = [check for checks in results for check in checks if check.p is not None]
@@ -110,11 +112,16 @@ def _check_alike(records: Mapping[str, AuditRecord], retrained: bool) -> None:
 
 
 def _row(name: str, sd: float | None, checks: Sequence[CheckResult], headroom: float) -> Calibration:
-    changes = [check.change for check in checks if check.change is not None]
-    if not changes:
+    known = [check for check in checks if check.change is not None]
+    if not known:
         return Calibration(name, sd, None, None)
-    needed = max(0.0, *(-check.lower for check in checks if check.lower is not None))
-    return Calibration(name, sd, max(0.0, -min(changes)), min(1.0, max(_LEAST, _rounded_up(needed * headroom))))
+    drops = [-(check.change or 0.0) if check.higher_is_better else check.change or 0.0 for check in known]
+    if name == COLLAPSED:  # passes by its share, not by its interval
+        needed, least = max(drops), _LEAST_COLLAPSED
+    else:
+        needed, least = max(-check.lower for check in known if check.lower is not None), _LEAST
+    proposed = min(1.0, max(least, _rounded_up(max(0.0, needed) * headroom)))
+    return Calibration(name, sd, max(0.0, *drops), proposed)
 
 
 def _rounded_up(margin: float) -> float:

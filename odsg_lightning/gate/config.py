@@ -7,12 +7,25 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
 from odsg_lightning.errors import UserInputError
-from odsg_lightning.names import IOF_NAMES
+from odsg_lightning.names import IOF_NAMES, OCCLUSION_NAMES
 
 Level = Literal["error", "warn", "off"]
 
-CHECKS = ("iof/object", *(f"iof/{name}" for name in IOF_NAMES), "recall", "match_rate")
-"""Every check over all objects. ``iof/object`` is the mean of an object's defined box maps."""
+COLLAPSED = "collapsed"
+
+CHECKS = (
+    *(f"occlusion/{name}" for name in OCCLUSION_NAMES),
+    "iof/near",
+    "defined",
+    COLLAPSED,
+    "recall",
+    "iof/object",
+    *(f"iof/{name}" for name in IOF_NAMES),
+    "match_rate",
+)
+"""Every check over all objects. ``iof/near`` and ``iof/object`` are means of an object's box maps, those defined in
+both audits; ``defined`` is the share of a detected object's five maps with a value; ``collapsed``, the only one of
+which less is better, the share of images of which :mod:`odsg_lightning.gate.collapse` says so."""
 
 
 def _check_level(level: object) -> None:
@@ -35,7 +48,7 @@ class Margin:
     """How far a mean may fall.
 
     Attributes:
-        amount: 0 to 1: of IOF, recall or match rate; or, if relative, a share of the baseline's mean.
+        amount: 0 to 1, in the unit of the mean; or, if relative, a share of the baseline's mean.
         relative: which of the two.
 
     Example:
@@ -69,7 +82,8 @@ class Rule:
     """One check.
 
     Attributes:
-        margin: how far the mean may fall below the baseline's.
+        margin: how far the mean may fall below the baseline's, or the lowest one's of several accepted audits; of
+            ``collapsed``, the largest share of images that may have.
         floor: what the candidate's mean must reach in any case, 0 to 1; None for nothing.
         level: only ``error`` decides the exit code.
     """
@@ -114,22 +128,42 @@ class CategoryRule:
 
 
 DEFAULT_RULES: Mapping[str, Rule] = {
-    "iof/object": Rule(),
-    "iof/*/object": Rule(level="warn"),
+    "occlusion/sufficiency": Rule(Margin(0.05)),
+    "occlusion/necessity": Rule(Margin(0.05)),
+    "iof/near": Rule(Margin(0.05)),
+    "defined": Rule(Margin(0.05)),
+    COLLAPSED: Rule(Margin(0.05)),
+    # The paper's IOF depends on how large the foreground is against the object, recall on how well it detects.
+    "recall": Rule(Margin(0.05), level="warn"),
+    "iof/object": Rule(Margin(0.05), level="warn"),
+    "iof/*/near": Rule(Margin(0.05), level="warn"),
+    "iof/*/object": Rule(Margin(0.05), level="warn"),
     "iof/*/edge": Rule(Margin(0.20, relative=True), level="warn"),
     # Less of a map on the middle or on the far third is not worse by itself: what leaves the object is seen above.
     "iof/*/middle": Rule(Margin(0.20, relative=True), level="off"),
     "iof/*/opposite": Rule(Margin(0.20, relative=True), level="off"),
-    "recall": Rule(),
-    "match_rate": Rule(level="warn"),
+    "match_rate": Rule(Margin(0.05), level="warn"),
 }
 """By pattern; the same as ``configs/gate/default.yaml``."""
+
+DEFAULT_FLOORS: Mapping[str, float] = {
+    "occlusion/sufficiency": 0.5,
+    "occlusion/necessity": 0.5,
+    "iof/near": 0.8,
+    "defined": 0.9,
+}
+"""What a candidate without a baseline is warned below; the same as ``configs/gate/default.yaml``."""
 
 
 def _default_checks() -> dict[str, Rule]:
     return {
         name: next(rule for pattern, rule in DEFAULT_RULES.items() if fnmatchcase(name, pattern)) for name in CHECKS
     }
+
+
+def _refuse_floor(name: str) -> None:
+    if name == COLLAPSED:
+        raise UserInputError(f"Expected no floor of `{COLLAPSED}`, which only a comparison with a baseline can tell.")
 
 
 @dataclass(frozen=True)
@@ -142,6 +176,8 @@ class GateConfig:
         seed: of the resampling.
         checks: the rule of each of :data:`CHECKS`; one left out keeps its default.
         categories: the rule of the checks per category.
+        no_baseline: floors of checks that a candidate is warned below when there is no baseline; a rule's own floor
+            goes before it.
     """
 
     confidence: float = 0.95
@@ -149,6 +185,7 @@ class GateConfig:
     seed: int = 0
     checks: Mapping[str, Rule] = field(default_factory=_default_checks)
     categories: CategoryRule = CategoryRule()
+    no_baseline: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_FLOORS))
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -165,10 +202,21 @@ class GateConfig:
                 f"Expected at least {math.ceil(1 / self.tail - 1e-9) - 1} `resamples` for a confidence of "
                 f"{self.confidence:g}, but got {self.resamples}."
             )
-        unknown = sorted(set(self.checks) - set(CHECKS))
-        if unknown:
-            raise UserInputError(f"Expected `checks` to be of {', '.join(CHECKS)}, but got {unknown[0]!r}.")
+        for name, given in (("checks", self.checks), ("no_baseline", self.no_baseline)):
+            unknown = sorted(set(given) - set(CHECKS))
+            if unknown:
+                raise UserInputError(f"Expected `{name}` to be of {', '.join(CHECKS)}, but got {unknown[0]!r}.")
+        for name, floor in self.no_baseline.items():
+            Rule(floor=floor)  # refuses what is no floor
+            _refuse_floor(name)
         object.__setattr__(self, "checks", _default_checks() | dict(self.checks))
+        if self.checks[COLLAPSED].floor is not None:
+            _refuse_floor(COLLAPSED)
+        if self.checks[COLLAPSED].margin.relative:
+            raise UserInputError(
+                f"Expected the margin of `{COLLAPSED}` to be a number, the share of images that may have collapsed, "
+                f"but got {self.checks[COLLAPSED].margin}: of the baseline none has."
+            )
         if all(level == "off" for level in self._levels):
             raise UserInputError("Expected at least one check of level error or warn, but all are off.")
 
@@ -181,6 +229,12 @@ class GateConfig:
     def decides(self) -> bool:
         """Whether any check can fail the gate."""
         return "error" in self._levels
+
+    @property
+    def floors(self) -> dict[str, float]:
+        """What a candidate without a baseline is warned below, by check."""
+        floors = {name: self.no_baseline.get(name) if r.floor is None else r.floor for name, r in self.checks.items()}
+        return {name: floor for name, floor in floors.items() if floor is not None and self.checks[name].level != "off"}
 
     @property
     def _levels(self) -> list[Level]:

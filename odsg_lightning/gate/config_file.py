@@ -9,7 +9,7 @@ from typing import Any
 
 from odsg_lightning.errors import BrokenInputError, UserInputError
 from odsg_lightning.files import read_yaml
-from odsg_lightning.gate.config import CHECKS, CategoryRule, GateConfig, Margin, Rule
+from odsg_lightning.gate.config import CHECKS, DEFAULT_FLOORS, CategoryRule, GateConfig, Margin, Rule
 
 _FORMER = {"coverage": "recall"}
 
@@ -38,21 +38,34 @@ def parse_gate_config(content: Any) -> GateConfig:
         UserInputError: see :func:`read_gate_config`.
     """
     content = _mapping({} if content is None else content, "the file")
-    _check_keys(content, ("confidence", "resamples", "seed", "checks", "categories"), "the file")
+    _check_keys(content, ("confidence", "resamples", "seed", "checks", "categories", "no_baseline"), "the file")
     numbers = {name: content[name] for name in ("confidence", "resamples", "seed") if name in content}
     for name, value in numbers.items():
         _scalar(value, name)
     checks = dict(GateConfig().checks)
     for pattern, entries in _mapping(content.get("checks", {}), "`checks`").items():
-        matching = [name for name in CHECKS if isinstance(pattern, str) and fnmatchcase(name, pattern)]
-        if not matching:
-            raise UserInputError(
-                f"Expected a check or a pattern of them, but got {_shown(pattern)}{_hint(pattern, CHECKS)}."
-            )
         values = _values(entries, ("margin", "floor", "level"), f"`checks: {pattern}`")
-        checks |= {name: replace(checks[name], **values) for name in matching}
+        checks |= {name: replace(checks[name], **values) for name in _matching(pattern)}
     categories = _values(content.get("categories", {}), ("margin", "min_objects", "level"), "`categories`")
-    return GateConfig(**numbers, checks=checks, categories=replace(CategoryRule(), **categories))
+    floors: dict[str, float | None] = {**DEFAULT_FLOORS}
+    for pattern, floor in _mapping(content.get("no_baseline", {}), "`no_baseline`").items():
+        _scalar(floor, f"{pattern}` of `no_baseline")
+        floors |= dict.fromkeys(_matching(pattern), floor)
+    return GateConfig(
+        **numbers,
+        checks=checks,
+        categories=replace(CategoryRule(), **categories),
+        no_baseline={name: floor for name, floor in floors.items() if floor is not None},
+    )
+
+
+def _matching(pattern: Any) -> list[str]:
+    matching = [name for name in CHECKS if isinstance(pattern, str) and fnmatchcase(name, pattern)]
+    if not matching:
+        raise UserInputError(
+            f"Expected a check or a pattern of them, but got {_shown(pattern)}{_hint(pattern, CHECKS)}."
+        )
+    return matching
 
 
 def gate_config_text(config: GateConfig, comment: str = "") -> str:
@@ -66,6 +79,9 @@ def gate_config_text(config: GateConfig, comment: str = "") -> str:
         f"categories: {{margin: {_quoted(categories.margin)}, min_objects: {categories.min_objects}, "
         f'level: "{categories.level}"}}'
     )
+    floors = {name: config.no_baseline.get(name) for name in CHECKS if name in {*DEFAULT_FLOORS, *config.no_baseline}}
+    lines.append("no_baseline:")
+    lines += [f"  {name}: {_floor_text(floor)}" for name, floor in floors.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -126,8 +142,11 @@ def _hint(key: Any, known: tuple[str, ...]) -> str:
 
 
 def _rule_text(rule: Rule) -> str:
-    floor = "null" if rule.floor is None else f"{rule.floor:.10g}"
-    return f'{{margin: {_quoted(rule.margin)}, floor: {floor}, level: "{rule.level}"}}'
+    return f'{{margin: {_quoted(rule.margin)}, floor: {_floor_text(rule.floor)}, level: "{rule.level}"}}'
+
+
+def _floor_text(floor: float | None) -> str:
+    return "null" if floor is None else f"{floor:.10g}"
 
 
 def _quoted(margin: Margin) -> str:

@@ -1,11 +1,13 @@
-"""Compares two record files; whatever is wrong with them becomes part of the result."""
+"""Judges record files; whatever is wrong with them becomes part of the result."""
 
 from dataclasses import replace
 from pathlib import Path
 
 from odsg_lightning.errors import BrokenInputError
+from odsg_lightning.gate.comparable import differences
 from odsg_lightning.gate.comparison import compare
 from odsg_lightning.gate.config import GateConfig
+from odsg_lightning.gate.floors import compare_with_floors
 from odsg_lightning.gate.result import GateResult
 from odsg_lightning.records.record import AuditRecord, read_record
 
@@ -15,8 +17,8 @@ def compare_files(
 ) -> GateResult:
     """Judge a candidate's file against a baseline's.
 
-    The baseline must be accepted and the candidate not, so that swapped arguments are refused. A file that cannot be
-    used gives ``not comparable`` with the reason, so that every output can tell it.
+    The baseline must be accepted, and unchanged since, and the candidate not, so that swapped arguments are refused. A
+    file that cannot be used gives ``not comparable`` with the reason, so that every output can tell it.
     """
     records: dict[str, AuditRecord] = {}
     reasons = []
@@ -27,12 +29,30 @@ def compare_files(
             reasons.append(str(error))
     if len(records) == 2:
         reasons += _wrong_roles(records["baseline"], records["candidate"], baseline, candidate)
+    if not reasons and records["baseline"].content_sha256 != records["baseline"].accepted[-1]["record_sha256"]:
+        reasons = [
+            f"{baseline} has been changed since it was accepted: its content does not have the hash beside the reason. "
+            "Restore it, or accept the audit again (`odsg baseline accept`).",
+            *differences(records["baseline"], records["candidate"], ignore_seed=ignore_seed),
+        ]
     if reasons:
         result = GateResult("not comparable", reasons=tuple(reasons))
     else:
         result = compare(records["baseline"], records["candidate"], config, ignore_seed=ignore_seed)
     paths = {"baseline": baseline, "candidate": candidate}
     return replace(result, sides={side: _side(path, records.get(side)) for side, path in paths.items()})
+
+
+def floors_of_file(candidate: Path, config: GateConfig | None = None) -> GateResult:
+    """Hold a candidate's file against absolute floors, without a baseline.
+
+    A file that cannot be used gives ``not comparable`` with the reason.
+    """
+    try:
+        record = read_record(candidate)
+    except BrokenInputError as error:
+        return GateResult("not comparable", reasons=(str(error),), sides={"candidate": _side(candidate, None)})
+    return replace(compare_with_floors(record, config), sides={"candidate": _side(candidate, record)})
 
 
 def _wrong_roles(baseline: AuditRecord, candidate: AuditRecord, path: Path, candidate_path: Path) -> list[str]:

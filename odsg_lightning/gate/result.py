@@ -5,30 +5,41 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from odsg_lightning.gate.config import COLLAPSED
+
 Verdict = Literal["pass", "fail", "inconclusive", "no data"]
-Overall = Literal["pass", "regression", "inconclusive", "not comparable"]
+Overall = Literal["pass", "regression", "inconclusive", "not comparable", "no baseline"]
 
 SHOWN = 5
 """Objects of each kind that are named; there may be thousands."""
 
-EXIT_CODES: Mapping[Overall, int] = {"pass": 0, "regression": 1, "inconclusive": 0, "not comparable": 3}
+EXIT_CODES: Mapping[Overall, int] = {
+    "pass": 0,
+    "regression": 1,
+    "inconclusive": 0,
+    "not comparable": 3,
+    "no baseline": 0,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One check.
+    """One check. Of ``collapsed`` less is better, of any other more.
 
     Attributes:
         name: such as ``iof/x_min/edge``, ``recall[cat]`` or ``iof/object (floor)``.
         level: ``error`` or ``warn``.
-        verdict: ``fail`` if the interval lies below the threshold, ``pass`` if above it, ``no data`` if no object has
-            a value, ``inconclusive`` otherwise.
-        baseline: the baseline's mean over the compared objects; None for a floor, and without data.
+        verdict: ``fail`` if the interval lies on the wrong side of the threshold, ``pass`` if on the right one,
+            ``no data`` if no object has a value, ``inconclusive`` otherwise;
+            :func:`odsg_lightning.gate.collapse.collapse_result` says when ``collapsed`` passes.
+        baseline: the baseline's mean over the compared objects, of several accepted audits the mean of theirs; None for
+            a floor, and without data.
         candidate: the candidate's.
         lower: bound of the interval of ``candidate - baseline``; of the candidate's mean for a floor. With fewer than
             five images the two bounds are the range of the images' means. None without data.
         upper: the other bound.
-        threshold: the least change that is allowed (minus the margin), or the floor. None without data.
+        threshold: the least change that is allowed: minus the margin, and of several accepted audits minus how far the
+            lowest lies below their mean; or the floor; of ``collapsed``, the largest share. None without data.
         n_objects: objects with a value.
         n_images: images with such an object.
         p: of a category: p-value of "below the threshold", adjusted over the categories.
@@ -52,6 +63,11 @@ class CheckResult:
         return self.name.endswith("(floor)")
 
     @property
+    def higher_is_better(self) -> bool:
+        """Whether a rise is good."""
+        return self.name != COLLAPSED
+
+    @property
     def change(self) -> float | None:
         """Candidate minus baseline."""
         return None if self.baseline is None or self.candidate is None else self.candidate - self.baseline
@@ -59,15 +75,20 @@ class CheckResult:
     @property
     def sentence(self) -> str:
         """The check in words."""
-        if self.verdict == "no data":
+        if self.candidate is None or self.threshold is None:
             name = self.name.removesuffix(" (floor)")
             return f"no object has a value to compare; `checks: {{{name}: {{level: off}}}}` switches the check off"
-        interval = f"{self.lower:+.3f} to {self.upper:+.3f}"
         objects = f"{self.n_objects} objects in {self.n_images} images"
+        if not self.higher_is_better:
+            count = round(self.candidate * self.n_images)
+            share = f"share {self.candidate:.3f} ({self.lower:.3f} to {self.upper:.3f}), at most {self.threshold:.3f}"
+            return f"iof/near has fallen to less than half in {count} of {self.n_images} images: {share}"
         if self.is_floor:
-            return f"mean {self.candidate:.3f} ({interval}), floor {self.threshold:.3f}, {objects}"
+            mean = f"mean {self.candidate:.3f} ({self.lower:.3f} to {self.upper:.3f})"
+            return f"{mean}, floor {self.threshold:.3f}, {objects}"
+        interval = f"{self.lower:+.3f} to {self.upper:+.3f}"
         change = f"from {self.baseline:.3f} to {self.candidate:.3f}, change {self.change:+.3f} ({interval})"
-        return f"{change}, margin {0 - (self.threshold or 0):.3f}, {objects}"
+        return f"{change}, margin {0 - self.threshold:.3f}, {objects}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +101,10 @@ class SkippedCheck:
 
 @dataclass(frozen=True, slots=True)
 class ChangedObject:
-    """An object that fell, with its ``iof/object`` in both records; None where it was missed or all is undefined."""
+    """An object that fell, with its ``iof/object`` in both records; None where it was missed or all is undefined.
+
+    Of an object whose ``iof/object`` fell, it is the mean of the maps that are defined in both.
+    """
 
     image_id: int
     annotation_id: int
@@ -101,11 +125,13 @@ class GateResult:
 
     Attributes:
         verdict: the first of these that applies: ``regression`` if a check of level error fails, ``not comparable`` if
-            one has no data or the records do not go together, ``inconclusive`` if one is that, ``pass``.
+            one has no data or the records do not go together, ``inconclusive`` if one is that, ``pass``; or
+            ``no baseline`` if only the candidate's floors were looked at.
         reasons: why it is ``not comparable``, and which checks of level error have no data.
         warnings: what to know in any case.
         checks: those that were made; floors behind their check, categories last.
         skipped_checks: those of categories with too few objects.
+        n_accepted: accepted audits that the candidate was compared with.
         n_images: images of the audit set.
         n_objects: objects of the audit set.
         worst: the largest falls of ``iof/object``, at most five.
@@ -120,6 +146,7 @@ class GateResult:
     warnings: tuple[str, ...] = ()
     checks: tuple[CheckResult, ...] = ()
     skipped_checks: tuple[SkippedCheck, ...] = ()
+    n_accepted: int = 1
     n_images: int = 0
     n_objects: int = 0
     worst: tuple[ChangedObject, ...] = ()

@@ -46,12 +46,12 @@ def test_pass_regression_and_inconclusive(folder, capsys):
     assert gate(folder, "same.json") == 0
     assert "PASS: 60 objects in 20 images." in capsys.readouterr().out
     assert gate(folder, "worse.json") == 1
-    assert "REGRESSION: iof/object." in capsys.readouterr().out
+    assert "REGRESSION: iof/near." in capsys.readouterr().out
     record = read_record(folder / "same.json")
     some = with_rows(record, lambda row: shifted(row, 0.4) if row.image_id <= 4 else row)
     write_record(some, folder / "some.json")
     assert gate(folder, "some.json") == 0
-    assert "INCONCLUSIVE: iof/object, which passes without --strict" in capsys.readouterr().out
+    assert "INCONCLUSIVE: iof/near, which passes without --strict" in capsys.readouterr().out
     assert gate(folder, "some.json", "--strict") == 1
     assert "which --strict refuses" in capsys.readouterr().out
 
@@ -61,6 +61,8 @@ def test_the_configuration_is_used(folder):
     config.write_text("checks: {iof/*: {margin: 0.5}}")
     assert gate(folder, "worse.json", "--config", config) == 0
     config.write_text("checks: {iof/object: {floor: 0.9}}")
+    assert gate(folder, "same.json", "--config", config) == 0  # it only warns
+    config.write_text("checks: {iof/object: {floor: 0.9, level: error}}")
     assert gate(folder, "same.json", "--config", config) == 1
 
 
@@ -107,7 +109,9 @@ def test_every_output_is_written(folder, capsys, monkeypatch):
     assert content["baseline"]["file"] == str(folder / "baseline.json")
     assert content["candidate"]["checkpoint_sha256"] == "c" * 64
     suite = ElementTree.parse(folder / "out.xml").getroot()
-    assert suite.find("testcase[@name='iof/object']/failure") is not None
+    assert suite.find("testcase[@name='iof/near']/failure") is not None
+    assert suite.find("testcase[@name='iof/object']/skipped") is not None
+    assert suite.find("testcase[@name='collapsed']") is not None
     assert "REGRESSION" in (folder / "summary.md").read_text()
     assert "--strips FOLDER" in capsys.readouterr().out
     gate(folder, "same.json")
@@ -202,7 +206,7 @@ BROKEN = {
     "empty": (text(lambda good: ""), "it is empty"),
     "truncated": (text(lambda good: good[: len(good) // 2]), "Is it truncated?"),
     "binary": (lambda path, good: path.write_bytes(b"\x80\x02\xff"), "codec can't decode"),
-    "another schema": (edited(lambda c: c.update(schema="odsg-audit-record/3")), "not 'odsg-audit-record/2'"),
+    "another schema": (edited(lambda c: c.update(schema="odsg-audit-record/9")), "not 'odsg-audit-record/3'"),
     "a list": (text(lambda good: "[]"), "Expected an audit record"),
     "NaN for null": (text(lambda good: good.replace("0.", "NaN, 0.", 1)), "NaN"),
     "NaN in IOF": (
@@ -347,6 +351,83 @@ def test_maps_travel_unless_told_not_to(tmp_path):
     assert (tmp_path / "one.maps.npz").exists()
     assert accept(tmp_path, "--without-maps", candidate="candidate.json", output="two.json") == 0
     assert not (tmp_path / "two.maps.npz").exists()
+
+
+def three_trainings(folder):
+    """Audits of three checkpoints, and one below the first that the lowest of them covers."""
+    record = make_record(20, 3, iof=0.5, missed=0)
+    for name, drop in (("a", 0.0), ("b", 0.06), ("c", 0.03), ("candidate", 0.08)):
+        provenance = {**record.provenance, "checkpoint": f"{name}.ckpt", "checkpoint_sha256": name[0] * 64}
+        provenance |= {"checkpoint_sha256": "d" * 64} if name == "candidate" else {}
+        write_record(replace(dropped(record, drop), provenance=provenance), folder / f"{name}.json")
+
+
+def test_several_trainings_are_accepted_together(tmp_path, capsys):
+    three_trainings(tmp_path)
+    paths = [str(tmp_path / f"{name}.json") for name in "abc"]
+    assert main(["baseline", "accept", *paths, "-o", str(tmp_path / "baseline.json"), "--reason", "x"]) == 0
+    assert f"Accepted {paths[0]} with 2 more trainings as" in capsys.readouterr().out
+    assert gate(tmp_path, "candidate.json", "--strict") == 0
+    assert "Compared with 3 accepted trainings: each margin begins at the lowest" in capsys.readouterr().out
+    assert main(["baseline", "accept", paths[0], "-o", str(tmp_path / "one.json"), "--reason", "x"]) == 0
+    assert gate(tmp_path, "candidate.json", baseline="one.json") == 1
+    assert main(["report", str(tmp_path / "baseline.json"), paths[1], "-o", str(tmp_path / "page.html")]) == 0
+
+
+@pytest.mark.parametrize("where", ["objects", "further"])
+def test_a_baseline_that_was_edited_is_refused(tmp_path, capsys, where):
+    three_trainings(tmp_path)
+    paths = [str(tmp_path / f"{name}.json") for name in "abc"]
+    assert main(["baseline", "accept", *paths, "-o", str(tmp_path / "baseline.json"), "--reason", "x"]) == 0
+    content = json.loads((tmp_path / "baseline.json").read_text())
+    rows = content["objects"] if where == "objects" else content["further"][1]["objects"]
+    rows[0]["iof"]["x_min/near"] = 0.1
+    (tmp_path / "baseline.json").write_text(json.dumps(content))
+    assert gate(tmp_path, "candidate.json") == 3
+    assert "baseline.json has been changed since it was accepted" in capsys.readouterr().err
+
+
+# Without a baseline -------------------------------------------------------------------------------------------------
+
+
+def test_without_a_baseline_floors_warn_and_nothing_fails(folder, capsys, monkeypatch):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder / "summary.md"))
+    bad = make_record(20, 3, missed=0, sufficiency=0.2)
+    write_record(bad, folder / "bad.json")
+    outputs = ["--json", folder / "out.json", "--junit", folder / "out.xml"]
+    command = ["gate", "--no-baseline", folder / "bad.json", *outputs]
+    assert main([str(word) for word in command]) == 0
+    text = capsys.readouterr().out
+    assert "Warning: occlusion/sufficiency lies below its floor: mean 0.20" in text
+    assert text.splitlines()[-1] == "NO BASELINE, nothing compared: 3 of 4 floors reached."
+    content = json.loads((folder / "out.json").read_text())
+    assert (content["verdict"], content["exit_code"], content["n_accepted"]) == ("no baseline", 0, 0)
+    assert content["candidate"]["file"] == str(folder / "bad.json")
+    suite = ElementTree.parse(folder / "out.xml").getroot()
+    assert (suite.get("failures"), suite.get("errors"), suite.get("skipped")) == ("0", "0", "1")
+    assert "NO BASELINE" in (folder / "summary.md").read_text()
+    behind = ["gate", str(folder / "bad.json"), "--no-baseline"]  # wherever the option stands
+    assert main(behind) == 0
+    config = folder / "gate.yaml"
+    config.write_text("no_baseline: {'*': null, defined: 0.5}")
+    assert main([*behind, "--config", str(config)]) == 0
+    assert "1 of 1 floors reached" in capsys.readouterr().out
+
+
+def test_without_a_baseline_a_broken_file_is_no_pass(folder, capsys):
+    assert main(["gate", "--no-baseline", str(folder / "none.json")]) == 3
+    assert "NOT COMPARABLE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", [["--strict"], ["--ignore-seed"], ["--strips", "x"], ["same.json"]])
+def test_without_a_baseline_nothing_is_compared(folder, capsys, option):
+    assert main(["gate", "--no-baseline", str(folder / "worse.json"), *option]) == 2
+    assert "--no-baseline" in capsys.readouterr().err
+
+
+def test_a_candidate_is_still_required_with_a_baseline(folder, capsys):
+    assert main(["gate", str(folder / "baseline.json")]) == 2
+    assert "required: candidate" in capsys.readouterr().err
 
 
 # Calibrate ----------------------------------------------------------------------------------------------------------

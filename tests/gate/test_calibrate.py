@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.records import as_undefined, dropped, make_record, with_rows
+from helpers.records import as_undefined, dropped, make_record, shifted, with_rows
 
 from odsg_lightning.errors import BrokenInputError, UserInputError
 from odsg_lightning.gate import GateConfig, Margin, Rule, compare
@@ -33,6 +33,8 @@ def test_noise_and_margin_by_hand():
     assert found.proposed == 0.09
     recall = row(calibrate(records), "recall")
     assert (recall.sd, recall.largest_drop, recall.proposed) == (0, 0, 0.01)
+    near = row(calibrate(records), "iof/near")
+    assert (near.largest_drop, near.proposed) == (pytest.approx(0.06), 0.09)
 
 
 def test_every_pair_passes_outright_with_the_proposed_margins():
@@ -90,7 +92,7 @@ def test_a_check_without_data_keeps_its_margin():
     assert row(rows, "iof/score/object").proposed is None
     config = calibrated_config(rows)
     assert config.checks["iof/score/object"] == GateConfig().checks["iof/score/object"]
-    assert config.checks["iof/object"].level == "error"
+    assert config.checks["iof/near"].level == "error"
     assert config.checks["iof/x_min/middle"].level == "off"
 
 
@@ -132,6 +134,31 @@ def test_margins_of_retrainings_let_each_take_the_place_of_each():
     pairs = [(one, other) for one in records.values() for other in records.values()]
     assert {compare(*pair, config).verdict for pair in pairs} == {"pass"}
     assert {compare(*pair).verdict for pair in pairs} > {"pass"}  # with the default margins some pair is refused
+
+
+def test_every_statistic_has_its_spread():
+    base = make_record(missed=0)
+    records = {
+        f"run_{run}.json": replace(
+            make_record(missed=0, sufficiency=0.8 - 0.1 * run),
+            provenance={**base.provenance, "checkpoint_sha256": f"{run}" * 64},
+        )
+        for run in range(3)
+    }
+    blank = with_rows(records["run_2.json"], lambda r: as_undefined(r, ["score"]) if r.annotation_id <= 30 else r)
+    fallen = with_rows(blank, lambda r: shifted(r, 0.7) if r.image_id <= 3 else r)
+    rows = calibrate(records | {"run_2.json": fallen}, retrained=True)
+    sufficiency = row(rows, "occlusion/sufficiency")
+    assert sufficiency.sd == pytest.approx(0.1, abs=1e-3)
+    assert (sufficiency.largest_drop, sufficiency.proposed) == (
+        pytest.approx(0.2, abs=1e-3),
+        pytest.approx(0.2, abs=0.011),
+    )
+    assert row(rows, "defined").largest_drop == pytest.approx(0.1)
+    collapsed = row(rows, "collapsed")
+    assert (collapsed.sd, collapsed.largest_drop, collapsed.proposed) == (None, 0.15, 0.15)
+    quiet = row(calibrate(trainings(3), retrained=True), "collapsed")
+    assert (quiet.largest_drop, quiet.proposed) == (0, 0.05)  # a few dozen images cannot show a smaller share
 
 
 def test_retrainings_are_told_from_audits_of_one_checkpoint():

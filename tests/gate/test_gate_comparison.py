@@ -2,11 +2,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.records import as_baseline, as_missed, as_undefined, dropped, make_record, shifted, with_rows
+from helpers.records import as_baseline, as_missed, as_undefined, as_unjudged, dropped, make_record, shifted, with_rows
 
 from odsg_lightning.gate import CategoryRule, GateConfig, GateResult, Margin, Rule, compare
 from odsg_lightning.gate.config import CHECKS
-from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES
+from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, OCCLUSION_NAMES
 
 OFF = {name: Rule(level="off") for name in CHECKS}
 NO_CATEGORIES = CategoryRule(level="off")
@@ -26,7 +26,7 @@ def test_a_uniform_drop_by_hand():
     record = make_record(20, 3, missed=0)
     result = compare(record, dropped(record, 0.1))
     found = check(result, "iof/object")
-    assert found.verdict == "fail"
+    assert (found.verdict, found.level) == ("fail", "warn")
     assert found.change == pytest.approx(-0.1, abs=1e-5)
     assert [found.lower, found.upper] == pytest.approx([-0.1, -0.1], abs=1e-5)
     assert (found.threshold, found.n_objects, found.n_images) == (-0.05, 60, 20)
@@ -44,7 +44,7 @@ def test_a_drop_in_few_images_is_inconclusive_and_strict_refuses_it():
     record = make_record(20, 3, missed=0)
     candidate = with_rows(record, lambda row: shifted(row, 0.4) if row.image_id <= 4 else row)
     result = compare(record, candidate)
-    found = check(result, "iof/object")
+    found = check(result, "iof/near")
     assert found.verdict == "inconclusive"
     assert found.lower < -0.05 < found.upper
     assert result.verdict == "inconclusive"
@@ -71,10 +71,14 @@ def test_every_check_sees_its_own_values():
         candidate = dropped(record, 0.04, [name])
         result = compare(record, candidate, GateConfig(checks=everything, categories=NO_CATEGORIES))
         failed = {one.name for one in result.checks if one.verdict == "fail"}
-        on_object = name.endswith("/object") and name.split("/")[0] in BOX_PARAMETERS
         # A quarter of a box map's drop is the drop of their mean.
         assert failed == {f"iof/{name}"}, failed
-        assert check(result, "iof/object").change == pytest.approx(-0.01 if on_object else 0, abs=1e-5)
+        for mean in ("object", "near"):
+            part_of_it = name.split("/")[1] == mean and name.split("/")[0] in BOX_PARAMETERS
+            assert check(result, f"iof/{mean}").change == pytest.approx(-0.01 if part_of_it else 0, abs=1e-5)
+    for name in OCCLUSION_NAMES:
+        result = compare(record, dropped(record, 0.04, [name]), GateConfig(checks=everything))
+        assert {one.name for one in result.checks if one.verdict == "fail"} == {f"occlusion/{name}"}
 
 
 def test_match_rate_is_a_share_of_each_objects_own_noise_samples():
@@ -94,13 +98,12 @@ def test_recall_alone_fails_a_detector_that_drops_hard_objects():
         return np.mean([row.object_iof for row in one.objects if not row.missed])
 
     assert mean(candidate) > mean(record) + 0.01  # over what it still detects it looks better than before
-    result = compare(record, candidate)
+    result = compare(record, candidate, GateConfig(checks={"recall": Rule()}))
     failed = [one.name for one in result.checks if one.verdict == "fail" and one.level == "error"]
     assert failed == ["recall"]
     assert check(result, "iof/object").change == 0
     assert result.verdict == "regression"
-    without = {"recall": Rule(level="off")}
-    assert compare(record, candidate, GateConfig(checks=without)).verdict == "pass"
+    assert compare(record, candidate).verdict == "pass"  # a warning by default
     assert len(result.newly_missed) == sum(row.missed for row in candidate.objects)
 
 
@@ -137,19 +140,23 @@ def test_recall_has_a_floor_too():
 
 def test_no_data_is_never_a_pass():
     record = make_record(20, 3)
-    blank = with_rows(record, as_undefined)
+    blank = with_rows(record, as_unjudged)
     result = compare(record, blank)
-    assert check(result, "iof/object").verdict == "no data"
+    assert check(result, "occlusion/necessity").verdict == "no data"
     assert (result.verdict, result.exit_code()) == ("not comparable", 3)
-    assert "iof/object: no object has a value" in result.reasons[0]
-    assert "`checks: {iof/object: {level: off}}` switches the check off" in result.reasons[0]
-    assert compare(record, blank, GateConfig(checks={"iof/object": Rule(level="off")})).verdict == "pass"
+    assert len(result.reasons) == 2
+    assert result.reasons[1] == (
+        "occlusion/necessity: no object has a value to compare; switch it off in gate.yaml: "
+        "`checks: {occlusion/necessity: {level: off}}`."
+    )
+    off = {f"occlusion/{name}": Rule(level="off") for name in OCCLUSION_NAMES}
+    assert compare(record, blank, GateConfig(checks=off)).verdict == "pass"
 
 
 def test_a_failed_check_goes_before_one_without_data():
     record = make_record(20, 3)
-    result = compare(record, with_rows(record, as_missed))
-    assert check(result, "iof/object").verdict == "no data"
+    result = compare(record, with_rows(record, as_missed), GateConfig(checks={"recall": Rule()}))
+    assert check(result, "iof/near").verdict == "no data"
     assert check(result, "recall").verdict == "fail"
     assert result.exit_code() == 1
     assert result.reasons
@@ -315,7 +322,7 @@ def test_blocks_of_checks_are_judged_as_one(monkeypatch):
     record = make_record(30, 4, missed=0.1, seed_sd=0.1)
     other = make_record(30, 4, missed=0.1, seed_sd=0.1, audit_seed=1, fingerprint={"seed": 0})
     whole = compare(record, other)
-    monkeypatch.setattr("odsg_lightning.gate.comparison._COLUMNS", 3)
+    monkeypatch.setattr("odsg_lightning.gate.judging._COLUMNS", 3)
     for one, two in zip(whole.checks, compare(record, other).checks, strict=True):
         assert (one.name, one.verdict) == (two.name, two.verdict)
         assert [one.lower, one.upper] == pytest.approx([two.lower, two.upper])

@@ -9,7 +9,7 @@ import yaml
 from odsg_lightning.config_files import config_path
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.gate import CategoryRule, GateConfig, Margin, Rule, read_gate_config
-from odsg_lightning.gate.config import CHECKS
+from odsg_lightning.gate.config import CHECKS, DEFAULT_FLOORS
 from odsg_lightning.gate.config_file import gate_config_text
 
 
@@ -28,7 +28,8 @@ def test_the_default_file_says_what_the_defaults_are():
     assert read_gate_config(path) == GateConfig()
     content = yaml.safe_load(path.read_text())
     # Complete: every value of every check, so that a default that changes in one place only breaks this test.
-    assert set(content) == {"confidence", "resamples", "seed", "checks", "categories"}
+    assert set(content) == {"confidence", "resamples", "seed", "checks", "categories", "no_baseline"}
+    assert content["no_baseline"] == dict(GateConfig().no_baseline)
     assert set(content["categories"]) == {"margin", "min_objects", "level"}
     assert all(set(rule) == {"margin", "floor", "level"} for rule in content["checks"].values())
     assert all(any(fnmatchcase(name, pattern) for pattern in content["checks"]) for name in CHECKS)
@@ -38,7 +39,7 @@ def test_what_a_file_leaves_out_keeps_its_default(read):
     assert read("") == GateConfig()
     config = read("confidence: 0.9\nchecks: {recall: {margin: 0.02}}\ncategories: {min_objects: 5}")
     assert config.confidence == 0.9
-    assert config.checks["recall"] == Rule(Margin(0.02))
+    assert config.checks["recall"] == Rule(Margin(0.02), level="warn")
     assert config.checks["iof/x_min/edge"] == GateConfig().checks["iof/x_min/edge"]
     assert config.categories == CategoryRule(min_objects=5)
 
@@ -84,6 +85,13 @@ def test_off_is_off_though_yaml_reads_it_as_false(read, level):
         ("checks: {recall: {floor: 2}}", "floor from 0 to 1"),
         ("checks: {recall: {floor: '0.1'}}", "floor from 0 to 1"),
         ("checks: {recall: {level: fatal}}", "one of error, warn, off, but got 'fatal'"),
+        ("checks: {collapsed: {floor: 0.5}}", "no floor of `collapsed`"),
+        ("checks: {collapsed: {margin: '10%'}}", "margin of `collapsed` to be a number, the share of images.*got 10%"),
+        ("no_baseline: {recal: 0.5}", "did you mean 'recall'"),
+        ("no_baseline: {recall: 2}", "floor from 0 to 1"),
+        ("no_baseline: {recall: [1]}", "`recall` of `no_baseline` to be a single value"),
+        ("no_baseline: {collapsed: 0.5}", "no floor of `collapsed`"),
+        ("no_baseline: 0.5", "`no_baseline` to be a mapping"),
         ("categories: {floor: 0.1}", "got the key 'floor'"),
         ("categories: {min_objects: 0}", "`min_objects` to be an integer of at least 1"),
         ("categories: []", "`categories` to be a mapping"),
@@ -130,11 +138,20 @@ def test_no_file_is_refused(tmp_path):
 def test_what_is_written_is_read(read):
     checks = {name: Rule(Margin(0.005 * i), level="warn") for i, name in enumerate(CHECKS)}
     checks |= {"recall": Rule(Margin(0.123, relative=True), floor=0.5), "match_rate": Rule(level="off")}
-    config = GateConfig(0.9, 1999, 3, checks, CategoryRule(Margin(0.25, True), 7, "error"))
+    config = GateConfig(0.9, 1999, 3, checks, CategoryRule(Margin(0.25, True), 7, "error"), {"recall": 0.3})
     text = gate_config_text(config, "two\nlines")
     assert text.startswith("# two\n# lines\n")
     assert read(text) == config
     assert replace(config, seed=4) != config
+
+
+def test_floors_without_a_baseline_are_those_of_the_rules_first(read):
+    assert read("").floors == dict(DEFAULT_FLOORS)
+    text = "checks:\n  iof/near: {floor: 0.7}\n  defined: {level: off}\n  recall: {floor: 0.4}\n"
+    assert read(text).floors == {
+        **{"occlusion/sufficiency": 0.5, "occlusion/necessity": 0.5, "iof/near": 0.7, "recall": 0.4}
+    }
+    assert read("no_baseline: {'occlusion/*': null, iof/near: 0.9, defined: null}").floors == {"iof/near": 0.9}
 
 
 HEAVY = "{'torch', 'lightning', 'scipy', 'matplotlib'}"

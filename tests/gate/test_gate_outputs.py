@@ -1,5 +1,6 @@
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -60,9 +61,10 @@ def test_table_fits_80_columns_and_needs_no_colour(regression):
     assert "\x1b" not in text
     assert "..." not in table
     assert "…" not in table
-    assert "iof/object         error FAIL" in text
-    assert "iof/object (floor) error PASS" in text
-    assert text.splitlines()[-1] == "REGRESSION: iof/object."
+    assert re.search(r"^iof/object +FAIL +", text, re.MULTILINE)
+    assert re.search(r"^iof/object \(floor\) +PASS +", text, re.MULTILINE)
+    assert re.search(r"^collapsed +PASS +0.000 0.000 \+0.000 \[\+0.000, \+0.168\] +\+0.050$", text, re.MULTILINE)
+    assert text.splitlines()[-1] == "REGRESSION: iof/near, iof/object."
 
 
 @pytest.mark.parametrize(
@@ -85,15 +87,28 @@ def test_last_line_says_the_verdict(verdict, strict, last):
 def test_longest_rows_fit(regression):
     longest = [
         check(name, verdict="inconclusive", baseline=0.1, candidate=0.9, lower=-0.8, upper=0.9)
-        for name in ("iof/x_min/opposite", "iof/score/object", "match_rate")
+        for name in ("occlusion/sufficiency", "iof/x_min/opposite", "iof/score/object", "match_rate")
     ]
+    floor = {"verdict": "inconclusive", "lower": 0.5, "upper": 0.6, "baseline": None}
+    longest.append(check("occlusion/sufficiency (floor)", **floor))
     longest.append(check("recall (floor)", verdict="inconclusive", lower=0.5, upper=0.6, baseline=None))
     longest.append(check("iof/x_min/object", verdict="no data", **dict.fromkeys(("lower", "upper", "threshold"))))
     text = printed(GateResult("inconclusive", checks=tuple(longest)))
-    assert max(map(len, text.splitlines()[:6])) <= 80
-    assert "iof/x_min/opposite" in text
+    assert max(map(len, text.splitlines()[:9])) <= 80
+    assert "\nocclusion/sufficiency INCONCLUSIVE" in text
+    assert "\n(floor) " in text
+    assert "…" not in text
     assert "mean in [0.500, 0.600]" in text
     assert "+0.800 [-0.800, +0.900]" in text
+
+
+def test_what_decides_comes_first_and_the_rest_under_its_own_line(regression):
+    lines = printed(regression).splitlines()
+    at = lines.index(next(line for line in lines if line.startswith("these only warn:")))
+    names = [[line.split()[0] for line in part if line] for part in (lines[1:at], lines[at + 1 :])]
+    decide = ["occlusion/sufficiency", "occlusion/necessity", "iof/near", "defined"]
+    assert names[0] == [*decide, "iof/object", "iof/object", "collapsed"]
+    assert names[1][:2] == ["recall", "iof/x_min/edge"]
 
 
 def test_passed_categories_are_counted_and_others_shown():
@@ -111,7 +126,7 @@ def test_warnings_and_what_was_left_out_are_shown():
     assert "Warning: The audit set has only 4 images" in text
     assert "6 checks of categories left out:" in text
     assert "objects in 4 images to compare, needs 20 in 5" in text
-    assert "Fewer than 5 images, so the range of their means stands for the interval: iof/object" in text
+    assert "Fewer than 5 images, so the range of their means stands for the interval: occlusion/sufficiency" in text
 
 
 def test_nothing_of_a_record_reaches_the_terminal_as_markup_or_control(evil):
@@ -130,9 +145,11 @@ def test_json_has_every_documented_key_and_exact_names(regression, evil, tmp_pat
     content = json.loads((tmp_path / "out.json").read_text())
     assert content["schema"] == SCHEMA == "odsg-gate-result/2"
     assert (content["verdict"], content["exit_code"], content["strict"]) == ("regression", 1, True)
-    first = content["checks"][0]
-    assert (first["name"], first["verdict"], first["level"]) == ("iof/object", "fail", "error")
-    assert first["change"] == pytest.approx(-0.2, abs=1e-3)
+    by_name = {one["name"]: one for one in content["checks"]}
+    assert (by_name["iof/object"]["verdict"], by_name["iof/object"]["level"]) == ("fail", "error")
+    assert by_name["iof/object"]["change"] == pytest.approx(-0.2, abs=1e-3)
+    assert content["n_accepted"] == 1
+    assert [name for name, one in by_name.items() if not one["higher_is_better"]] == ["collapsed"]
     assert len(content["worst"]) == 5
     assert set(content["worst"][0]) == {
         *("image_id", "annotation_id", "file_name", "category", "baseline", "candidate", "strip")
@@ -205,7 +222,7 @@ def test_summary_is_appended_and_complete(regression, tmp_path):
     path.write_text("before\n")
     append_summary(regression, path)
     text = path.read_text()
-    assert text.startswith("before\n## odsg gate\n\n**REGRESSION: iof/object.**")
+    assert text.startswith("before\n## odsg gate\n\n**REGRESSION: iof/near, iof/object.**")
     assert "| iof/object | error | ❌ FAIL |" in text
     assert "### Newly missed (6)" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]

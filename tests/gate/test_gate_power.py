@@ -19,7 +19,7 @@ def benchmark(monkeypatch):
 
 
 def test_images_are_resampled_because_objects_raise_false_alarms(benchmark, capsys):
-    numbers = benchmark.main(["--images", "16", "--simulations", "400", "--repetitions", "20"])
+    numbers = benchmark.main(["--images", "16", "--simulations", "400", "--repetitions", "20", "--collapses", "200"])
     rates = numbers["power"][16]
     at_zero, at_margin, at_005, at_01, misses = rates["images"]
     assert at_zero < 0.01
@@ -30,6 +30,14 @@ def test_images_are_resampled_because_objects_raise_false_alarms(benchmark, caps
     assert rates["objects"][1] > 1.5 * at_margin
     assert rates["objects"][4] > 0.15
     assert numbers["passed"] >= 0.95
+    collapses = numbers["collapses"][16]
+    by_collapse, by_mean, either, undecided = collapses["honest"]
+    assert (by_collapse, by_mean, either) == (0, 0, 0)
+    assert undecided < 0.02
+    assert collapses["astray"][0] < 0.01
+    by_collapse, by_mean, either, undecided = collapses["25 %"]
+    assert either >= by_collapse > 0.5
+    assert either + undecided > 0.95
     printed = capsys.readouterr().out
     assert "objects, wrong" in printed
     assert "20 of 20 pass" in printed

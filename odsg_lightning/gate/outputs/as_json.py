@@ -1,11 +1,12 @@
 """The result as JSON, for programs: ``odsg-gate-result/2``.
 
-Keys: ``schema``, ``verdict`` (``pass``, ``regression``, ``inconclusive``, ``not comparable``), ``exit_code``,
-``strict``, ``reasons`` and ``warnings`` (sentences), ``baseline`` and ``candidate`` (``file``, ``checkpoint``,
-``checkpoint_sha256``, ``git_commit``), ``n_images``, ``n_objects``, ``checks`` (the attributes of
-:class:`odsg_lightning.gate.result.CheckResult`, and ``change``), ``skipped_checks`` (``name``, ``reason``), ``worst``,
-``newly_missed``, ``newly_undefined`` (``image_id``, ``annotation_id``, ``file_name``, ``category``, ``baseline``,
-``candidate``: their ``iof/object``; ``strip``: path of a picture). null is undefined. Later versions may add keys.
+Keys: ``schema``, ``verdict`` (``pass``, ``regression``, ``inconclusive``, ``not comparable``, ``no baseline``),
+``exit_code``, ``strict``, ``reasons`` and ``warnings`` (sentences), ``baseline`` and ``candidate`` (``file``,
+``checkpoint``, ``checkpoint_sha256``, ``git_commit``), ``n_accepted`` (accepted audits compared with), ``n_images``,
+``n_objects``, ``checks`` (the attributes of :class:`odsg_lightning.gate.result.CheckResult`, ``change`` and
+``higher_is_better``), ``skipped_checks`` (``name``, ``reason``), ``worst``, ``newly_missed``, ``newly_undefined``
+(``image_id``, ``annotation_id``, ``file_name``, ``category``, ``baseline``, ``candidate``: their ``iof/object``;
+``strip``: path of a picture). null is undefined. Later versions may add keys.
 """
 
 import json
@@ -45,9 +46,13 @@ def result_as_json(result: GateResult, strict: bool = False) -> dict[str, Any]:
         "warnings": list(result.warnings),
         "baseline": dict(result.sides.get("baseline", {})),
         "candidate": dict(result.sides.get("candidate", {})),
+        "n_accepted": result.n_accepted,
         "n_images": result.n_images,
         "n_objects": result.n_objects,
-        "checks": [{**asdict(check), "change": check.change} for check in result.checks],
+        "checks": [
+            {**asdict(check), "change": check.change, "higher_is_better": check.higher_is_better}
+            for check in result.checks
+        ],
         "skipped_checks": [asdict(check) for check in result.skipped_checks],
         "worst": [as_json(changed) for changed in result.worst],
         "newly_missed": [as_json(changed) for changed in result.newly_missed],

@@ -30,6 +30,9 @@ def write_junit(result: GateResult, path: Path, strict: bool = False) -> None:
         reasons = "\n".join(plain(reason, 1000) for reason in result.reasons)
         ElementTree.SubElement(case, "error", message="NOT COMPARABLE").text = reasons
     suite.set("tests", str(len(suite)))
+    if result.n_accepted > 1:
+        properties = ElementTree.SubElement(suite, "properties")
+        ElementTree.SubElement(properties, "property", name="accepted trainings", value=str(result.n_accepted))
     if result.warnings:
         warnings = "\n".join(plain(warning, 1000) for warning in result.warnings)
         ElementTree.SubElement(suite, "system-out").text = warnings

@@ -29,11 +29,16 @@ def result_as_markdown(result: GateResult, strict: bool = False) -> str:
     lines = ["## odsg gate", "", f"**{markdown(headline(result, strict), 400)}**", ""]
     lines += [f"- Not comparable: {markdown(reason, 1000)}" for reason in result.reasons]
     lines += [f"- Warning: {markdown(warning, 400)}" for warning in result.warnings]
+    if result.n_accepted > 1:
+        lines += [
+            "",
+            f"Compared with {result.n_accepted} accepted trainings: each margin begins at the lowest of them.",
+        ]
     shown = [check for check in result.checks if not is_quiet(check)]
     if shown:
         lines += [
             "",
-            "| check | level | verdict | baseline | candidate | change | least |",
+            "| check | level | verdict | baseline | candidate | change | limit |",
             "|---|---|---|--:|--:|---|--:|",
         ]
     lines += [

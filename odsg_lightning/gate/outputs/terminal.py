@@ -8,9 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from odsg_lightning.gate.config import COLLAPSED
 from odsg_lightning.gate.resampling import MIN_IMAGES
 from odsg_lightning.gate.result import SHOWN, ChangedObject, CheckResult, GateResult
 from odsg_lightning.text import number, plain
+
+_NAME_WIDTH = 21  # of the longest check, occlusion/sufficiency
 
 _STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "no data": "bold red"}
 
@@ -54,14 +57,19 @@ def headline(result: GateResult, strict: bool = False) -> str:
         return f"INCONCLUSIVE: {_list(by_verdict['inconclusive'])}, {consequence}. More audit images decide it."
     if result.verdict == "not comparable":
         return "NOT COMPARABLE, so not passed."
+    if result.verdict == "no baseline":
+        reached = sum(check.verdict == "pass" for check in result.checks)
+        return f"NO BASELINE, nothing compared: {reached} of {len(result.checks)} floors reached."
     return f"PASS: {result.n_objects} objects in {result.n_images} images."
 
 
 def details(result: GateResult) -> Iterator[str]:
     """Yield everything but the table, the verdict and its reasons as lines of text."""
-    few = [check.name for check in result.checks if 0 < check.n_images < MIN_IMAGES]
+    few = [check.name for check in result.checks if 0 < check.n_images < MIN_IMAGES and check.name != COLLAPSED]
     if few:
         yield f"Fewer than {MIN_IMAGES} images, so the range of their means stands for the interval: {_list(few)}."
+    if result.n_accepted > 1:
+        yield f"Compared with {result.n_accepted} accepted trainings: each margin begins at the lowest of their means."
     quiet = sum(is_quiet(check) for check in result.checks)
     if quiet:
         yield f"{quiet} checks of categories passed."
@@ -106,25 +114,35 @@ def interval(check: CheckResult) -> str:
 
 
 def _table(checks: list[CheckResult]) -> Table:
+    """Return what decides, then what only warns: a column for the level would be too much for 80 characters."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("check", max_width=18, no_wrap=True, overflow="ellipsis")
-    table.add_column("level")
+    table.add_column("check", max_width=_NAME_WIDTH, no_wrap=True, overflow="ellipsis")
     table.add_column("verdict", no_wrap=True)
     table.add_column("base", justify="right")
     table.add_column("cand.", justify="right")
     table.add_column("change [interval]", no_wrap=True)
-    table.add_column("least", justify="right")
-    for check in checks:
-        table.add_row(
-            Text(plain(check.name, 60)),
-            check.level,
-            Text(check.verdict.upper(), style=_STYLES[check.verdict] if check.level == "error" else ""),
-            number(check.baseline),
-            number(check.candidate),
-            Text(interval(check)),
-            number(check.threshold, signed=not check.is_floor),
-        )
+    table.add_column("limit", justify="right")
+    for level in ("error", "warn"):
+        of_level = [check for check in checks if check.level == level]
+        if level == "warn" and of_level:
+            table.add_row("these only warn:")
+        for check in of_level:
+            table.add_row(*_row(check))
     return table
+
+
+def _row(check: CheckResult) -> tuple[Text, ...]:
+    name = plain(check.name, 60)
+    if check.is_floor and len(name) > _NAME_WIDTH:
+        name = name.replace(" (floor)", "\n(floor)")
+    return (
+        Text(name),
+        Text(check.verdict.upper(), style=_STYLES[check.verdict] if check.level == "error" else ""),
+        Text(number(check.baseline)),
+        Text(number(check.candidate)),
+        Text(interval(check)),
+        Text(number(check.threshold, signed=not check.is_floor)),
+    )
 
 
 def _list(names: list[str]) -> str:
