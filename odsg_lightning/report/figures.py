@@ -6,9 +6,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, REGIONS
-from odsg_lightning.report.numbers import DRIFT, Numbers
+from odsg_lightning.report.numbers import Numbers
 from odsg_lightning.viz.curves import step_curves
 from odsg_lightning.viz.violins import MAX_VIOLINS, iof_violins
+
+_CURVES = (
+    (
+        "With pixels hidden",
+        "higher is better",
+        {"sufficiency": "occlusion/sufficiency", "necessity": "occlusion/necessity"},
+    ),
+    (
+        "IOF",
+        "near, object, edge: higher is better",
+        {region: f"iof/{region}" for region in ("near", "object", "edge", "middle")},
+    ),
+    ("Found and defined", "higher is better", {"recall": "audit/recall", "defined": "audit/defined"}),
+    ("Average precision", "higher is better", {"AP50": "map_50", "AP": "map"}),
+    ("Drift", "lower is better", {"previous": "drift", "reference": "drift_ref", "noise": "drift_noise"}),
+)
+"""Title, which values are good, and the key of each curve."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +35,12 @@ class Panel:
     Attributes:
         title: above it.
         svg: the picture, an ``<svg>`` element.
+        better: which values are good, in words; empty if the figure's text says so.
     """
 
     title: str
     svg: str
+    better: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,7 +77,7 @@ def drawn(count: int) -> list[int]:
 
 def violins(letters: Sequence[str], numbers: Sequence[Numbers]) -> list[Panel]:
     """Draw the violins of every parameter, for the records given."""
-    regions = {parameter: (*REGIONS, "object") for parameter in BOX_PARAMETERS} | {"score": ("object",)}
+    regions = {parameter: (*REGIONS, "object", "near") for parameter in BOX_PARAMETERS} | {"score": ("object", "near")}
     panels = []
     for parameter, names in regions.items():
         values = {region: [of_audit.defined(f"{parameter}/{region}") for of_audit in numbers] for region in names}
@@ -78,7 +97,7 @@ def distributions(letters: Sequence[str], numbers: Sequence[Numbers]) -> list[Di
 
 
 def curves(letters: Sequence[str], numbers: Sequence[Numbers]) -> Curves | None:
-    """Draw IOF, average precision and drift over the training's steps.
+    """Draw what was measured and logged over the training's steps.
 
     Of records of the same step, the one named last is taken.
 
@@ -91,24 +110,12 @@ def curves(letters: Sequence[str], numbers: Sequence[Numbers]) -> Curves | None:
         return None
     order = [places[step] for step in sorted(places)]
     chosen = [numbers[index] for index in order]
-    groups: dict[str, dict[str, list[float | None]]] = {
-        "IOF": {
-            region: [of_audit.means[f"iof/{region}"] for of_audit in chosen] for region in ("object", "edge", "middle")
-        },
-        "Average precision": {
-            "AP50": [of_audit.average_precision("map_50") for of_audit in chosen],
-            "AP": [of_audit.average_precision("map") for of_audit in chosen],
-        },
-        "Drift": {
-            meaning: [of_audit.drift(kind, "pearson") for of_audit in chosen]
-            for kind, meaning in zip(DRIFT, ("previous", "reference", "noise"), strict=True)
-        },
-    }
     panels: list[Panel] = []
     table: dict[str, list[float | None]] = {}
-    for title, curves_of in groups.items():
+    for title, better, keys in _CURVES:
+        curves_of = {label: [of_audit.values_by_key[key] for of_audit in chosen] for label, key in keys.items()}
         kept = {label: values for label, values in curves_of.items() if any(value is not None for value in values)}
         if kept:
-            panels.append(Panel(title, step_curves(title.split()[-1].lower(), sorted(places), kept)))
+            panels.append(Panel(title, step_curves(title.split()[-1].lower(), sorted(places), kept), better))
             table |= {f"{title}, {label}": values for label, values in kept.items()}
     return Curves(panels, [letters[index] for index in order], sorted(places), table)

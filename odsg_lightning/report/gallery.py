@@ -1,16 +1,13 @@
 """The objects as the page lists them, worst first, with the pictures that fit."""
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from PIL import Image
-
-from odsg_lightning.names import PARAMETERS
 from odsg_lightning.records.maps_file import Key
 from odsg_lightning.records.record import ObjectRow
 from odsg_lightning.report.audits import Audit
+from odsg_lightning.report.changes import Change, judged
+from odsg_lightning.report.pictures import Row, strip_rows
 
 MAX_PICTURE_BYTES = 32 * 2**20
 """Of all strips of a page together: beyond it the page would be a burden to send and to open."""
@@ -18,23 +15,22 @@ MAX_PICTURE_BYTES = 32 * 2**20
 
 @dataclass(frozen=True)
 class Strip:
-    """A picture in the page.
+    """The pictures of one object in one record.
 
     Attributes:
         letter: of its record.
         name: of its record.
-        url: ``data:`` with the picture.
-        width: in pixels.
-        height: in pixels.
-        alt: the picture in words.
+        rows: of panels.
     """
 
     letter: str
     name: str
-    url: str
-    width: int
-    height: int
-    alt: str
+    rows: list[Row]
+
+    @property
+    def size(self) -> int:
+        """Bytes in the page."""
+        return sum(len(row.url) for row in self.rows)
 
 
 @dataclass
@@ -68,6 +64,16 @@ class Card:
         """IOF on the object in the last record."""
         return None if self.last is None else self.last.object_iof
 
+    def last_occlusion(self, name: str) -> float | str:
+        """Return a value of ``names.OCCLUSION_NAMES`` in the last record; empty if there is none."""
+        value = None if self.last is None else self.last.occlusion.get(name)
+        return "" if value is None else value
+
+    @property
+    def shown_change(self) -> Change:
+        """:attr:`change` as the page shows it."""
+        return judged(self.change, digits=2)
+
     @property
     def statuses(self) -> list[str]:
         """What a filter can ask for: ``missed``, ``newly-missed``, ``undefined``; of the last record."""
@@ -97,7 +103,7 @@ def cards(audits: Sequence[Audit], max_strips: int) -> list[Card]:
             card.left_out = any(_has_maps(audit, card.row.key) for audit in _shown(audits))
             continue
         strips = _strips(audits, card)
-        room -= sum(len(strip.url) for strip in strips)
+        room -= sum(strip.size for strip in strips)
         if room < 0:
             card.left_out = True
             continue
@@ -148,17 +154,5 @@ def _strips(audits: Sequence[Audit], card: Card) -> list[Strip]:
         if not content:
             card.notes.append(f"{audit.letter}: the maps hold no picture of this object.")
             continue
-        with Image.open(io.BytesIO(content), formats=("WEBP",)) as picture:
-            width, height = picture.size
-        url = "data:image/webp;base64," + base64.b64encode(content).decode("ascii")
-        strips.append(Strip(audit.letter, audit.name, url, width, height, _in_words(audit, row)))
+        strips.append(Strip(audit.letter, audit.name, strip_rows(content, row, audit.name)))
     return strips
-
-
-def _in_words(audit: Audit, row: ObjectRow) -> str:
-    shares = {parameter: None if row.iof is None else row.iof[f"{parameter}/object"] for parameter in PARAMETERS}
-    values = ", ".join(f"{p} {'undefined' if share is None else f'{share:.2f}'}" for p, share in shares.items())
-    return (
-        f"{audit.name}: photograph of the {row.category} with its ground-truth box and the detected box, then its five "
-        f"saliency maps. Share of each map on the object: {values}."
-    )

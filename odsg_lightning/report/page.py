@@ -2,35 +2,53 @@
 
 import base64
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from odsg_lightning import __version__
 from odsg_lightning.errors import UserInputError
+from odsg_lightning.gate import GateConfig
 from odsg_lightning.report.audits import Audit, differences
+from odsg_lightning.report.changes import share
 from odsg_lightning.report.figures import curves, distributions, drawn, violins
 from odsg_lightning.report.gallery import cards, status_words
-from odsg_lightning.report.numbers import COUNTS, SUMMARY, Numbers
-from odsg_lightning.text import for_page, number
+from odsg_lightning.report.numbers import Numbers
+from odsg_lightning.report.tables import CATEGORY_COLUMNS, category_rows, summary_rows
+from odsg_lightning.report.verdict import verdict_on
+from odsg_lightning.text import for_page
+from odsg_lightning.viz.violins import MIN_POINTS
 
 MAX_STRIPS = 200
 """Objects that get pictures, by default."""
 
-_DASH, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+PAGE_SIZE = 25
+"""Objects that are shown at a time, where there are scripts."""
+
 _TEMPLATES = Path(__file__).parent / "templates"
+_AFTER_SEPARATOR = re.compile(r"([/_.-]+)(?=[^/_.\s-])")
 
 
-def build_page(audits: Sequence[Audit], max_strips: int = MAX_STRIPS) -> str:
+def build_page(
+    audits: Sequence[Audit],
+    max_strips: int = MAX_STRIPS,
+    *,
+    gate_config: GateConfig | None = None,
+    ignore_seed: bool = False,
+) -> str:
     """Return the page on these audits as HTML; the same audits give the same text.
 
     Args:
-        audits: the record to compare with first, the one in question last; at least one.
+        audits: the record to compare with first, the one in question last; at least one. If the first is an accepted
+            baseline and the last is not, the page begins with the gate's verdict.
         max_strips: number of objects that get pictures, at most.
+        gate_config: of the gate; None for its defaults.
+        ignore_seed: the gate compares audits with different seeds of the noise, too.
 
     Raises:
         BrokenInputError: a picture is damaged.
@@ -43,19 +61,20 @@ def build_page(audits: Sequence[Audit], max_strips: int = MAX_STRIPS) -> str:
     script = (_TEMPLATES / "page.js").read_text("utf-8")
     content = {
         "audits": audits,
+        "verdict": verdict_on(audits, gate_config, ignore_seed=ignore_seed),
         "differences": differences(audits),
-        "summary": [
-            row
-            for row in _with_change(SUMMARY, [of_audit.summary for of_audit in numbers])
-            if row[0] not in ("AP50", "AP") or any(value is not None for value in row[2])
-        ],
-        "counts": _with_change(COUNTS, [of_audit.counts for of_audit in numbers]),
+        "masks": _masks(audits),
+        "summary": summary_rows(numbers),
+        "category_columns": [title for title, *_ in CATEGORY_COLUMNS],
+        "categories": category_rows(numbers),
         "violins": violins([letters[index] for index in chosen], [numbers[index] for index in chosen]),
+        "min_points": MIN_POINTS,
         "drawn": [letters[index] for index in chosen],
         "distributions": distributions(letters, numbers),
         "curves": curves(letters, numbers),
         "cards": objects,
-        "categories": sorted(Counter(card.row.category for card in objects).items()),
+        "page_size": PAGE_SIZE,
+        "category_counts": sorted(Counter(card.row.category for card in objects).items()),
         "imperfect": sorted(
             (card for card in objects if any(row and (row.missed or row.undefined) for row in card.rows)),
             key=lambda card: card.row.key,
@@ -78,28 +97,21 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"share": _share, "signed": _signed, "status": status_words}
+    environment.filters |= {"share": share, "status": status_words, "breaks": _breaks}
     return environment
 
 
-def _with_change(names: Sequence[tuple[str, str]], columns: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
-    """Return each name with its meaning, its values in all records, and the last one minus the first."""
-    return [
-        (*name, row, None if row[0] is None or row[-1] is None else row[-1] - row[0])
-        for name, row in zip(names, zip(*columns, strict=True), strict=True)
-    ]
+def _masks(audits: Sequence[Audit]) -> str | None:
+    """``segmentation`` or ``box``: what an object is in all of the records; None if that is not known."""
+    told = [audit.record.fingerprint.get("masks") for audit in audits]
+    return next((kind for kind in ("segmentation", "box") if all(of_audit == kind for of_audit in told)), None)
+
+
+def _breaks(text: str) -> Markup:
+    """Escape a name, and let it break behind what separates its parts."""
+    return Markup(_AFTER_SEPARATOR.sub(r"\1<wbr>", str(escape(for_page(text)))))
 
 
 def _harmless(value: Any) -> Any:
     """Replace the characters of a record's text that no page should hold; the template escapes the rest."""
     return for_page(value) if type(value) is str else value
-
-
-def _share(value: float | None, digits: int = 2) -> str:
-    return number(value, digits, missing=_DASH)
-
-
-def _signed(value: float | None, digits: int = 2) -> str:
-    """A difference with its sign; one that rounds to nothing has none."""
-    text = number(value, digits, signed=True, missing=_DASH)
-    return text[1:] if text.strip("+-0.") == "" else text.replace("-", _MINUS)

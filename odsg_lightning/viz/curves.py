@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from odsg_lightning.viz.svg import LINES, MARKERS, N_SERIES, panel, series, svg_text
 
-_HEIGHT = 230
+_WIDTH, _HEIGHT = 248, 230  # CSS pixels; without the labels
+_LABEL_WIDTH = 128  # CSS pixels for the labels, at least: figures beside one another are then equally large
+_LETTER = 7.2  # CSS pixels of a label's letter on average, in a broad font
 _LABEL_HEIGHT = 15  # CSS pixels between the labels of two curves, at least
 
 
@@ -37,8 +39,9 @@ def step_curves(name: str, steps: Sequence[int], curves: Mapping[str, Sequence[f
         )
     rows = {label: np.array([np.nan if v is None else v for v in values]) for label, values in curves.items()}
     finite = np.concatenate([[0.0, 1.0], *(values[np.isfinite(values)] for values in rows.values())])
-    margins = (34, 26, 104, 8)
-    with panel(360, _HEIGHT, margins) as (figure, axes):
+    longest = max(len(label) for label in curves) + len(" 0.00")
+    margins = (34, 26, max(12 + round(_LETTER * longest), _LABEL_WIDTH), 8)
+    with panel(_WIDTH + margins[2], _HEIGHT, margins) as (figure, axes):
         low, high = finite.min(), finite.max()
         reach = high - low
         axes.set_ylim(low - 0.03 * reach, high + 0.03 * reach)

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 import pytest
+from drawn_strips import write_with_strips
 from helpers.hostile import HOSTILE, hostile_record
-from helpers.records import make_record, with_rows, write_with_maps
+from helpers.records import as_baseline, dropped, make_record, with_rows, write_with_maps
 from playwright.sync_api import expect
 
 from odsg_lightning.report.audits import read_audits
@@ -23,12 +24,17 @@ def files(audits, tmp_path_factory):
     for step, path in enumerate(many):
         record = make_record(4, seed=step)
         write_with_maps(replace(record, provenance={**record.provenance, "step": step}), path)
+    large = make_record(20, 3, missed=0.0)
+    large = with_rows(large, lambda row: replace(row, file_name=f"{'blood-cells_' * 8}{row.file_name}"))
+    write_with_strips(as_baseline(large), folder / "large.json")
+    write_with_strips(dropped(large, 0.2, ("sufficiency",)), folder / f"{'candidate_' * 9}step.json")
     pages = {
         "pair": build_page(audits),
         "one": build_page(audits[1:]),
         "hostile": build_page(read_audits([folder / "hostile.json"], [HOSTILE])),
         "long": build_page(read_audits([folder / "long.json", folder / "hostile.json"])),
         "many": build_page(read_audits(many)),
+        "large": build_page(read_audits([folder / "large.json", folder / f"{'candidate_' * 9}step.json"])),
     }
     # What would happen if escaping failed: the browser is told not to run it.
     pages["injected"] = pages["pair"].replace("</main>", "<script>window.ran=1</script>" + HOSTILE + "</main>")
@@ -142,6 +148,119 @@ def test_every_picture_loads(visit):
         expect(pictures.nth(index)).to_have_js_property("naturalWidth", 110)
 
 
+def test_a_phone_shows_every_panel_in_two_rows(visit):
+    page = visit("large", viewport={"width": 390, "height": 844})
+    strip = page.locator(".strip").first
+    strip.scroll_into_view_if_needed()
+    rows = [row.bounding_box() for row in strip.locator(".row img").all()]
+    captions = [caption.bounding_box() for caption in strip.locator(".row p").all()]
+    assert strip.locator(".row b").all_text_contents()[-2:] == ["object alone", "without the object"]
+    assert (len(rows), len(captions)) == (2, 8)
+    assert rows[1]["y"] > rows[0]["y"] + rows[0]["height"]
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in rows + captions)
+    for index in (0, 1):
+        expect(strip.locator(".row img").nth(index)).to_have_js_property("complete", True)
+        assert rows[index]["width"] / rows[index]["height"] == pytest.approx(4.3, abs=0.6)  # not squeezed
+
+
+def test_a_wide_screen_shows_a_strip_as_one_row(visit):
+    page = visit("large")
+    strip = page.locator(".strip").first
+    strip.scroll_into_view_if_needed()
+    left, right = [row.bounding_box() for row in strip.locator(".row img").all()]
+    assert left["y"] == right["y"]
+    assert 0 < right["x"] - (left["x"] + left["width"]) < 12
+
+
+def test_a_table_of_many_columns_becomes_blocks_that_name_them(visit):
+    page = visit("large", viewport={"width": 390, "height": 844})
+    cell = page.locator("#categories td").nth(3)
+    label = cell.evaluate("cell => getComputedStyle(cell, '::before').content")
+    assert label == '"Near IOF"'
+    assert page.get_by_role("columnheader", name="Near IOF").count() == 1  # and they stay a table to be listened to
+    assert page.get_by_role("rowheader", name="cat", exact=True).count() == 1
+
+
+def test_no_label_of_a_figure_is_cut_off(visit):
+    page = visit("many")
+    beyond = """all => all.flatMap(svg => {
+      const frame = svg.getBoundingClientRect();
+      return [...svg.querySelectorAll('text')].filter(text => {
+        const box = text.getBoundingClientRect();
+        return box.left < frame.left - 1 || box.right > frame.right + 1 || box.bottom > frame.bottom + 1;
+      }).map(text => text.textContent);
+    })"""
+    figures = page.locator(".panel svg")
+    assert figures.count() == 8  # five of regions; hidden pixels, IOF, and found and defined over the steps
+    assert figures.evaluate_all(beyond) == []
+
+
+def test_a_change_is_told_without_its_colour(visit):
+    page = visit("large")
+    for change in page.locator(".delta.better, .delta.worse").all():
+        words = change.text_content()
+        assert words == "lost" or words.endswith(("better", "worse"))
+    worse = page.locator("#summary .delta.worse").first
+    assert worse.text_content().startswith("▼")
+    ink, red = (one.evaluate("one => getComputedStyle(one).color") for one in (page.locator("body"), worse))
+    assert ink != red
+
+
+def test_the_first_thing_on_the_page_is_the_gates_verdict(visit):
+    page = visit("large", viewport={"width": 390, "height": 844})
+    answer = page.locator("main .answer").first
+    assert answer.text_content().split() == ["✘", "Regression"]
+    assert answer.bounding_box()["y"] < 844
+    assert page.locator(".deciding li").first.text_content().split()[:3] == ["✘", "fail", "occlusion/sufficiency"]
+
+
+def test_many_objects_come_in_pages(visit):
+    page = visit("large")
+    assert (len(shown(page)), count(page)) == (25, "1 to 25 of 60 shown")
+    first = shown(page)
+    page.get_by_role("button", name="Next").click()
+    assert (len(shown(page)), count(page)) == (25, "26 to 50 of 60 shown")
+    assert page.evaluate("document.activeElement.id") == "count"
+    page.get_by_role("button", name="Next").click()
+    assert (len(shown(page)), count(page)) == (10, "51 to 60 of 60 shown")
+    assert page.get_by_role("button", name="Next").is_disabled()
+    chooser(page, "Category").select_option("dog")
+    assert count(page) == "1 to 25 of 30 shown, 60 in all"
+    chooser(page, "At a time").select_option("all")
+    assert count(page) == "30 of 60 shown"
+    assert not page.get_by_role("button", name="Next").is_visible()
+    page.get_by_role("button", name="Show all").click()
+    expect(page.locator("#count")).to_have_text("1 to 25 of 60 shown")
+    assert shown(page) == first
+
+
+def test_what_is_not_shown_is_mere_text(visit):
+    page = visit("large")
+    assert page.locator("#cards img").count() == 25 * 4
+    nodes = page.locator("#cards > li").evaluate_all("all => all.map(one => one.querySelectorAll('*').length)")
+    assert nodes[25:] == [1] * 35
+    page.get_by_role("button", name="Next").click()
+    page.locator("#cards > li:visible img").last.scroll_into_view_if_needed()
+    expect(page.locator("#cards > li:visible img").last).to_have_js_property("complete", True)
+
+
+def test_paper_shows_all_objects(visit):
+    page = visit("large")
+    page.pdf()  # as from the menu: the page is told beforehand
+    page.emulate_media(media="print")
+    cards = page.locator("#cards > li:visible")
+    assert cards.count() == 60
+    assert cards.locator("img").count() == 60 * 4
+    assert min(card["height"] for card in cards.evaluate_all("all => all.map(one => one.getBoundingClientRect())")) > 90
+
+
+def test_without_scripts_all_pages_are_one(visit):
+    page = visit("large", java_script_enabled=False)
+    assert page.locator("#cards > li:visible h3:visible").count() == 60
+    assert page.locator("#cards .row img").count() == 60 * 4
+    assert not page.locator("#pager").is_visible()
+
+
 def test_the_keyboard_is_enough(visit):
     page = visit()
     page.keyboard.press("Tab")
@@ -176,7 +295,7 @@ def test_controls_have_names_and_the_count_is_announced(visit):
     page = visit()
     controls = page.locator("select:visible, input:visible, button:visible")
     names = controls.evaluate_all("all => all.map(one => one.labels?.[0]?.innerText.trim() || one.textContent.trim())")
-    assert len(names) == 7
+    assert len(names) == 8
     assert all(names)
     assert page.get_by_role("status").text_content() == count(page)
     assert page.get_by_role("button", name="Reverse").get_attribute("aria-pressed") == "false"
@@ -189,12 +308,13 @@ def test_without_scripts_everything_is_shown(visit):
     assert count(page) == "16 of 16 shown"
 
 
-@pytest.mark.parametrize("name", ["pair", "many", "long", "hostile"])
-def test_a_phone_does_not_scroll_sideways(visit, name):
-    page = visit(name, viewport={"width": 360, "height": 740})
+@pytest.mark.parametrize("width", [360, 390, 768, 1024])
+@pytest.mark.parametrize("name", ["pair", "many", "long", "hostile", "large"])
+def test_the_page_does_not_scroll_sideways(visit, name, width):
+    page = visit(name, viewport={"width": width, "height": 740})
     page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
     page.locator(".card").evaluate_all("all => all.forEach(one => { one.style.contentVisibility = 'visible'; })")
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 def test_html_in_a_record_stays_text(visit):
@@ -225,5 +345,5 @@ def test_print_leaves_out_the_controls_and_shows_the_tables(visit):
     page = visit()
     page.emulate_media(media="print")
     assert not page.locator("#controls").is_visible()
-    assert not page.locator("nav").is_visible()
+    assert [nav.is_visible() for nav in page.locator("nav").all()] == [False, False]
     assert page.locator("details table").first.bounding_box()["height"] > 100

@@ -57,10 +57,10 @@ def test_the_baselines_picture_stands_above_the_candidates(audits):
     found = {card.row.annotation_id: card for card in cards(audits, 100)}
     assert [strip.letter for strip in found[1].strips] == ["A", "B"]
     assert [strip.letter for strip in found[5].strips] == ["A"]  # B missed it
-    strip = found[1].strips[0]
-    assert (strip.width, strip.height) == (110, 28)
-    assert strip.alt.startswith("before: photograph of the cat with its ground-truth box")
-    assert "x_min undefined" in found[6].strips[1].alt
+    (row,) = found[1].strips[0].rows  # a plain picture is no strip, and stays whole
+    assert (row.width, row.height) == (110, 28)
+    assert row.alt.startswith("before: cat, photograph and saliency maps")
+    assert "x_min undefined" in found[6].strips[1].rows[0].alt
 
 
 def test_only_the_worst_get_pictures(audits):
@@ -70,11 +70,11 @@ def test_only_the_worst_get_pictures(audits):
 
 
 def test_pictures_end_where_the_page_would_become_too_large(audits, monkeypatch):
-    size = sum(len(strip.url) for strip in cards(audits, 1)[0].strips)
+    size = sum(strip.size for strip in cards(audits, 1)[0].strips)
     monkeypatch.setattr(gallery, "MAX_PICTURE_BYTES", 2 * size)
     found = cards(audits, 100)
     assert 0 < sum(bool(card.strips) for card in found) < 3
-    assert sum(len(strip.url) for card in found for strip in card.strips) <= 2 * size
+    assert sum(strip.size for card in found for strip in card.strips) <= 2 * size
 
 
 def test_without_maps_nothing_is_left_out_for_its_size(audits):

@@ -29,7 +29,8 @@ def test_counts_and_shares_by_hand():
     rows = list(record.objects)
     rows[0], rows[1] = as_missed(rows[0]), as_undefined(replace(rows[1], matched_samples=5), ("x_min", "score"))
     numbers = Numbers(replace(record, objects=tuple(rows)))
-    assert numbers.counts == [4, 1, 2]
+    counts = [numbers.values_by_key[name] for name in ("audit/n_objects", "missed", "audit/n_undefined")]
+    assert counts == [4, 1, 2]
     assert numbers.means["audit/recall"] == 0.75
     assert numbers.means["audit/match_rate"] == (5 + 20 + 20) / 60
     assert len(numbers.defined("x_min/edge")) == 2
@@ -39,7 +40,12 @@ def test_counts_and_shares_by_hand():
 def test_nothing_detected_has_no_values():
     record = with_rows(make_record(2), as_missed)
     numbers = Numbers(record)
-    assert numbers.summary == [None, None, None, None, 0.0, None, None, None]
+    assert {name for name, value in numbers.values_by_key.items() if value is not None} == {
+        "audit/recall",
+        "audit/n_objects",
+        "audit/n_undefined",
+        "missed",
+    }
     assert distributions(["A"], [numbers])[0].quartiles is None
 
 
@@ -81,8 +87,19 @@ def test_curves_go_by_step_and_leave_out_what_was_not_logged():
     drift = {f"drift/{parameter}/pearson": 0.1 * index for index, parameter in enumerate(BOX_PARAMETERS)}
     found = curves(["A", "B", "C"], [at_step(30, **drift), at_step(None), at_step(10)])
     assert (found.steps, found.letters) == ([10, 30], ["C", "A"])
-    assert [panel.title for panel in found.panels] == ["IOF", "Drift"]
+    titles = ["With pixels hidden", "IOF", "Found and defined", "Drift"]
+    assert [panel.title for panel in found.panels] == titles
+    assert list(found.table)[:2] == ["With pixels hidden, sufficiency", "With pixels hidden, necessity"]
+    assert {"Found and defined, recall", "Found and defined, defined", "IOF, near"} <= set(found.table)
     assert found.table["Drift, previous"] == [None, pytest.approx(0.15)]
+
+
+def test_curves_say_which_direction_is_good():
+    drift = {f"drift/{parameter}/pearson": 0.1 for parameter in BOX_PARAMETERS}
+    found = curves(["A", "B"], [at_step(1), at_step(2, **drift)])
+    better = {panel.title: panel.better for panel in found.panels}
+    assert better["Drift"] == "lower is better"
+    assert better["Found and defined"] == "higher is better"
 
 
 def test_each_kind_of_drift_has_its_curve():

@@ -11,11 +11,12 @@ from odsg_lightning.errors import UserInputError
 from odsg_lightning.records.record import write_record
 from odsg_lightning.report import page
 from odsg_lightning.report.audits import read_audits
+from odsg_lightning.report.numbers import Numbers
 from odsg_lightning.report.page import build_page
 from odsg_lightning.viz.svg import COLOURS
 
 MINUS = "\N{MINUS SIGN}"
-VOID = {"meta", "img", "input", "br", "link", "hr"}
+VOID = {"meta", "img", "input", "br", "link", "hr", "wbr"}
 
 
 class Outline(HTMLParser):
@@ -56,7 +57,7 @@ def test_the_page_is_well_formed_and_can_be_navigated(html):
     outline = Outline(html)
     assert html.startswith("<!DOCTYPE html>\n<html lang=")
     assert len(outline.all("h1")) == len(outline.all("main")) == 1
-    assert all(cell.get("scope") in ("row", "col") for cell in outline.all("th"))
+    assert all(cell.get("scope") in ("row", "col", "rowgroup") for cell in outline.all("th"))
     assert all(picture.get("alt") for picture in outline.all("img"))
     ids = [attributes["id"] for _, attributes in outline.elements if "id" in attributes]
     assert len(set(ids)) == len(ids)
@@ -82,13 +83,60 @@ def test_nothing_is_loaded_from_elsewhere(html):
     assert not re.findall(r"url\((?!#)", html)
 
 
+def cells(html, row):
+    """The texts of a row's cells, without what only says them again."""
+    (found,) = re.findall(rf'<span class="term">{row}</span>.*?</th>(.*)</tr>', html)
+    return [re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", found)]
+
+
 def test_the_summary_says_what_the_records_hold(html):
-    rows = re.findall(r'<span class="term">([^<]*)</span>.*?</th>(.*)</tr>', html)
-    cells = {name: re.findall(r"<td[^>]*>([^<]*)</td>", cells) for name, cells in rows}
-    assert cells["Recall"] == ["1.000", "0.938", f"{MINUS}0.062"]
-    assert cells["AP50"] == ["0.900", "0.950", "+0.050"]
-    assert cells["Missed"] == ["0", "1", "+1"]
-    assert cells["Undefined maps"] == ["0", "5", "+5"]
+    assert cells(html, "Recall") == ["1.000", "0.938", f"▼ {MINUS}0.062 worse"]
+    assert cells(html, "AP50") == ["0.900", "0.950", "▲ +0.050 better"]
+    assert cells(html, "Objects") == ["16", "16", "0"]
+
+
+def test_fewer_missed_and_undefined_are_better(audits, html):
+    assert cells(html, "Missed") == ["0", "1", "▲ +1 worse"]
+    assert cells(html, "Undefined maps") == ["0", "5", "▲ +5 worse"]
+    back = build_page(audits[::-1], 0)
+    assert cells(back, "Missed") == ["1", "0", f"▼ {MINUS}1 better"]
+    assert cells(back, "Recall")[2] == "▲ +0.062 better"
+
+
+def test_the_middle_and_the_far_third_are_not_judged(html):
+    assert cells(html, "Middle IOF")[2].startswith("▼")
+    assert not cells(html, "Middle IOF")[2].endswith("worse")
+    assert not cells(html, "Opposite IOF")[2].endswith("worse")
+    assert cells(html, "Edge IOF")[2].endswith("worse")
+
+
+def test_the_summary_has_the_evidence_of_hidden_pixels_and_of_the_maps(audits, html):
+    names = ("Sufficiency", "Necessity", "Near IOF", "Defined maps", "Relevance mass", "Pointing game")
+    assert all(len(cells(html, name)) == 3 for name in names)
+    assert cells(html, "Sufficiency")[0] == f"{Numbers(audits[0].record).means['occlusion/sufficiency']:.3f}"
+    assert cells(html, "Foreground area") == ["0.800", "0.800", "0.000"]
+
+
+def told_of_masks(audits, *masks):
+    return [
+        replace(one, record=replace(one.record, fingerprint={**one.record.fingerprint, "masks": kind}))
+        for one, kind in zip(audits, masks, strict=True)
+    ]
+
+
+def test_it_says_box_where_masks_are_boxes(audits):
+    boxes = build_page(told_of_masks(audits, "box", "box"))
+    assert "An object is its box here" in boxes
+    assert "the object: its whole box<" in boxes
+    assert "An object is its segmentation." in build_page(told_of_masks(audits, "segmentation", "segmentation"), 0)
+    for unclear in (audits, told_of_masks(audits, "box", "segmentation"), told_of_masks(audits, ["box"], ["box"])):
+        assert "An object is its segmentation, or its whole box" in build_page(unclear, 0)
+
+
+def test_long_names_break_behind_separators():
+    assert page._breaks("a/b_c-1.2<x>.jpg") == "a/<wbr>b_<wbr>c-<wbr>1.<wbr>2&lt;x&gt;.<wbr>jpg"
+    assert page._breaks("&-&amp;") == "&amp;-<wbr>&amp;amp;"
+    assert page._breaks("../a_") == "../<wbr>a_"
 
 
 def test_average_precision_is_left_out_where_no_record_has_it(audits, html):
@@ -97,25 +145,10 @@ def test_average_precision_is_left_out_where_no_record_has_it(audits, html):
     assert '<span class="term">AP' not in build_page(bare, 0)
 
 
-@pytest.mark.parametrize(
-    ("value", "digits", "text"),
-    [
-        (None, 2, "\N{EN DASH}"),
-        (0.0, 2, "0.00"),
-        (-0.001, 2, "0.00"),
-        (0.126, 2, "+0.13"),
-        (-0.5, 2, f"{MINUS}0.50"),
-        (-3, 0, f"{MINUS}3"),
-    ],
-)
-def test_differences_have_a_sign(value, digits, text):
-    assert page._signed(value, digits) == text
-
-
 def test_records_of_different_settings_are_called_not_comparable(audits, html):
     fingerprint = {**audits[1].record.fingerprint, "sigma": 0.1}
     other = replace(audits[1], record=replace(audits[1].record, fingerprint=fingerprint))
-    assert "Not comparable." in build_page([audits[0], other])
+    assert "Not comparable." in build_page([other, audits[1]], 0)
     assert "Not comparable." not in html
 
 
@@ -223,6 +256,9 @@ def test_text_and_figures_have_the_contrast_of_wcag_aa(scheme):
     series = [name for name in colours if name.startswith("series-")]
     texts = [(name, ground) for name in ("ink", "muted", "accent") for ground in ("paper", "surface")]
     texts += [("notice-ink", "notice"), *((name, "paper") for name in series)]  # the curves' labels
+    texts += [(name, f"{name}-tint") for name in ("better", "worse", "unsure")]
+    texts += [("ink", f"{name}-tint") for name in ("better", "worse", "unsure")]
+    texts += [(name, ground) for name in ("better", "worse", "unsure") for ground in ("paper", "surface")]
     shapes = [("edge", "paper"), ("edge", "surface"), ("notice-edge", "notice")]
     shapes += [(name, name.replace("series", "tint")) for name in series]
     assert {pair: ratio for pair in texts if (ratio := contrast(*map(colours.get, pair))) < 4.5} == {}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from odsg_lightning.viz.svg import HATCHES, LINES, MARKERS, N_SERIES
-from odsg_lightning.viz.violins import MAX_VIOLINS, MIN_POINTS, iof_violins
+from odsg_lightning.viz.violins import MAX_VIOLINS, MIN_POINTS, _short, beside_one_another, iof_violins
 
 
 def values(count: int, seed: int = 0) -> np.ndarray:
@@ -18,7 +18,7 @@ def drawn(*counts: int, labels: str | None = None) -> str:
 
 
 def test_it_is_an_svg_element_with_words_for_screen_readers():
-    svg = iof_violins("x_min", {"edge": [np.full(6, 0.25), np.full(7, 0.5)], "object": [values(0), np.ones(5)]}, "AB")
+    svg = iof_violins("x_min", {"edge": [np.full(6, 0.25), np.full(27, 0.5)], "object": [values(0), np.ones(5)]}, "AB")
     root = ElementTree.fromstring(svg.replace("xlink:href", "href"))
     assert root.get("role") == "img"
     assert root.get("aria-label") == "IOF of x_min, medians: edge A 0.25, B 0.50; object A none, B 1.00."
@@ -34,7 +34,7 @@ def heights(path: str) -> list[float]:
 
 
 def test_a_violin_spans_its_values_the_bar_the_quartiles_and_the_mark_is_the_median():
-    svg = iof_violins("x_min", {"edge": [np.array([0.0, 0.2, 0.5, 0.8, 1.0])]}, ["A"])
+    svg = iof_violins("x_min", {"edge": [np.repeat([0.0, 0.2, 0.5, 0.8, 1.0], 4)]}, ["A"])
     grid = re.findall(r'"M 34 ([\d.]+) \nL 336[^>]*stroke: var\(--rule', svg)[:5]
     zero, one = float(grid[0]), float(grid[-1])
     (body,) = re.findall(r'd="([^"]*)"[^>]*style="fill: var\(--tint-1', svg)
@@ -50,6 +50,44 @@ def test_few_values_are_shown_as_points(count, points, violins):
     svg = drawn(count)
     assert len(re.findall(r'<use [^>]*style="fill: var\(--tint-1', svg)) == points
     assert len(re.findall(r'<path d="[^"]*"[^>]*style="fill: var\(--tint-1', svg)) == violins
+
+
+def centres(svg: str, marker: str) -> list[tuple[float, float]]:
+    places = re.findall(rf'<use [^>]*x="([\d.]+)" y="([\d.]+)" style="fill: var\(--{marker}', svg)
+    return [(float(x), float(y)) for x, y in places]
+
+
+def test_no_point_hides_another():
+    # Points are 5 pixels broad: equal values overlap by a half at most.
+    for of_audit, least in ((values(MIN_POINTS - 1), 4.9), (np.full(MIN_POINTS - 1, 0.4), 2.4)):
+        points = np.array(centres(iof_violins("x_min", {"edge": [of_audit]}, ["A"]), "tint-1"))
+        apart = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))[~np.eye(len(points), dtype=bool)]
+        assert apart.min() > least
+
+
+def test_where_there_is_no_room_points_still_stand_apart():
+    aside = beside_one_another(np.full(MIN_POINTS - 1, 0.4), 6, 170, 5)
+    assert len(set(aside.tolist())) == MIN_POINTS - 1
+    assert np.abs(aside).max() < 6
+
+
+def test_points_move_aside_by_hand():
+    aside = beside_one_another(np.array([0.5, 0.5, 0.9, 0.5]), 10, 100, 4)
+    np.testing.assert_array_equal(aside, [0, 4, 0, -4])
+
+
+def test_few_values_have_a_line_at_their_median():
+    svg = iof_violins("x_min", {"edge": [np.array([1.0, 0.0, 0.3])]}, ["A"])
+    (line,) = re.findall(r'd="([^"]*)"[^>]*stroke-width: 2"', svg)
+    lowest, middle, highest = sorted(y for _, y in centres(svg, "tint-1"))
+    assert heights(line) == pytest.approx([middle, middle], abs=0.02)
+    assert lowest < middle < highest
+
+
+def test_the_number_of_values_stands_below_each_violin():
+    svg = drawn(25, 3, 0)
+    assert {text for text in re.findall(r">([^<]+)</text>", svg) if text.isdigit()} >= {"25", "3", "0"}
+    assert [_short(count) for count in (999, 1000, 9999, 12345)] == ["999", "1.0k", "10.0k", "12k"]
 
 
 def test_no_value_is_said_in_words():

@@ -1,12 +1,17 @@
 "use strict";
-// Sorts and filters the objects. Without it the page shows all of them, worst first.
+// Sorts, filters and pages through the objects. Without it the page shows all of them, worst first: an object's content
+// stands in a <noscript>, which is mere text to a browser with scripts until the object is shown.
 (() => {
   const form = document.getElementById("controls");
   const list = document.getElementById("cards");
   const fields = form.elements;
   const cards = Array.from(list.children);
   let order = cards;
+  let page = 0;
   const reverse = fields.namedItem("reverse");
+  const pager = document.getElementById("pager");
+  const [previous, next] = pager.querySelectorAll("button");
+  const count = document.getElementById("count");
 
   const words = (card) => `${card.dataset.category} ${card.dataset.name} ${card.dataset.ids}`.toLowerCase();
   const texts = new Map(cards.map((card) => [card, words(card)]));
@@ -20,6 +25,11 @@
     const drop = parseFloat(value("drop"));
     if (!Number.isNaN(drop) && !(change !== "" && -change >= drop - 1e-9)) return false;
     return value("text").toLowerCase().split(/\s+/).every((word) => texts.get(card).includes(word));
+  }
+
+  function fill(card) {
+    const content = card.querySelector(":scope > noscript");
+    if (content) card.innerHTML = content.textContent;
   }
 
   // Objects without the value come last, in either direction.
@@ -38,25 +48,51 @@
     const sorted = [...cards].sort(compare(value("sort"), sign));
     if (sorted.some((card, place) => card !== order[place])) list.append(...sorted); // slow with thousands
     order = sorted;
-    let shown = 0;
+    const fitting = order.filter(fits);
+    const size = Number(value("size")) || Math.max(cards.length, 1);
+    const pages = Math.max(1, Math.ceil(fitting.length / size));
+    page = Math.min(page, pages - 1);
+    const kept = new Set(fitting), here = new Set(fitting.slice(page * size, (page + 1) * size));
     for (const card of cards) {
-      card.hidden = !fits(card);
-      shown += !card.hidden;
+      card.hidden = !kept.has(card);
+      card.classList.toggle("elsewhere", !here.has(card)); // paper has room for all of them
     }
-    document.getElementById("count").textContent = `${shown} of ${cards.length} shown`;
-    document.getElementById("none").hidden = shown > 0;
+    here.forEach(fill);
+    const range = `${page * size + 1} to ${Math.min((page + 1) * size, fitting.length)} of ${fitting.length} shown`;
+    const some = fitting.length < cards.length ? `, ${cards.length} in all` : "";
+    count.textContent = pages > 1 ? range + some : `${fitting.length} of ${cards.length} shown`;
+    pager.hidden = pages < 2;
+    pager.querySelector("span").textContent = `Page ${page + 1} of ${pages}`;
+    previous.disabled = page === 0;
+    next.disabled = page === pages - 1;
+    document.getElementById("none").hidden = fitting.length > 0;
   }
 
-  form.addEventListener("input", update);
+  function turn(step) {
+    page += step;
+    update();
+    count.focus(); // where the page begins; the button is far below now
+    count.scrollIntoView();
+  }
+
+  function start() {
+    page = 0;
+    update();
+  }
+
+  form.addEventListener("input", start);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => {
     reverse.setAttribute("aria-pressed", "false");
-    setTimeout(update); // the fields are reset after this event
+    setTimeout(start); // the fields are reset after this event
   });
   reverse.addEventListener("click", () => {
     reverse.setAttribute("aria-pressed", String(reverse.getAttribute("aria-pressed") !== "true"));
-    update();
+    start();
   });
+  previous.addEventListener("click", () => turn(-1));
+  next.addEventListener("click", () => turn(1));
+  addEventListener("beforeprint", () => order.filter(fits).forEach(fill));
   form.hidden = false;
   update(); // a browser that goes back fills the fields in again
 })();
