@@ -1,4 +1,4 @@
-"""The audit callback: what does each number of the detector look at, asked at every validation."""
+"""The audit callback: what does each number of a detector look at, and what does it need? Asked at every validation."""
 
 import math
 import time
@@ -18,12 +18,12 @@ from odsg_lightning.audit.measure import fingerprint
 from odsg_lightning.callback.checks import audit_set_of, check_arguments, check_counts, check_trainer
 from odsg_lightning.callback.dashboard import Dashboard
 from odsg_lightning.callback.distributed import AuditResult, DistributedAudit
-from odsg_lightning.callback.drift_log import DriftLog
+from odsg_lightning.callback.drift_log import DriftLog, settings_of_maps
 from odsg_lightning.callback.failure import OnError, report_failure, try_or_report
 from odsg_lightning.callback.record_writer import RecordWriter
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.metrics.iof import IntersectionOverForeground
-from odsg_lightning.records.means import audit_counts
+from odsg_lightning.records.means import audit_counts, evidence_means
 from odsg_lightning.saliency.options import Engine, Precision
 from odsg_lightning.saliency.protocol import Detector
 from odsg_lightning.types import AuditSample
@@ -33,22 +33,28 @@ class ODSmoothGradCallback(Callback):
     """Audits a detector with ODSmoothGrad at its validations, without touching the training.
 
     At each audited validation, every object of a fixed audit set is looked up among the detections, and those detected
-    are explained: one saliency map for each of x_min, y_min, x_max, y_max and the score. Logged are
+    are explained: one saliency map for each of x_min, y_min, x_max, y_max and the score. Then pixels are hidden, and
+    the detector is asked again. Logged are
 
+    - ``occlusion/sufficiency``: how far objects are still detected with all else hidden; ``occlusion/necessity``: how
+      far they are gone when hidden themselves; 0 to 1, higher is better (:mod:`odsg_lightning.occlusion.evidence`);
     - ``iof/<parameter>/<region>``: which share of a map's foreground lies on that third (edge, middle, opposite) of the
-      object, or on the object as a whole; ``iof/object``, ``iof/edge``, ``iof/middle``: means of the four box maps;
+      object, on the object as a whole, or, of a smaller foreground, near it; ``iof/object``, ``iof/near``,
+      ``iof/edge``, ``iof/middle``, ``iof/opposite``: means of the four box maps;
+    - ``maps/area_ratio``: size of a box map's foreground for each pixel of the object; ``maps/relevance_mass``: share
+      of its sum on the object; ``maps/pointing_game``: share of the box maps whose maximum lies on it;
     - ``audit/recall``: share of the objects that were detected (same class, IoU of at least ``pair_iou``, score above
-      ``score_threshold``); ``audit/n_objects``; ``audit/n_undefined``: maps without a value (zero or not finite);
-      ``audit/match_rate``: share of the noise samples in which a detected object was detected again;
-      ``audit/samples_per_object``: mean number of noise samples made for a detected object; ``audit/seconds``;
-      ``audit/n_failed``: audits that failed so far;
+      ``score_threshold``); ``audit/n_objects``; ``audit/defined``: share of the detected objects' maps with a value;
+      ``audit/n_undefined``: maps without one (zero or not finite); ``audit/match_rate``: share of the noise samples in
+      which a detected object was detected again; ``audit/samples_per_object``: mean number of noise samples made for a
+      detected object; ``audit/seconds``; ``audit/n_failed``: audits that failed so far;
     - ``drift/<parameter>/{pearson,ssim,mask_iou}``: how far the maps are from those of the audit before, 0 for the same
       maps (:func:`~odsg_lightning.metrics.drift.map_drift`); ``drift/{pearson,ssim,mask_iou}``: means of the box maps;
       ``drift/n_objects``: objects with maps in both; ``drift_ref/...``: the same against the reference audit, and
       ``drift_noise/...``: against the same weights under another seed, which is what noise alone does: drift above it
       is real;
     - one picture per object, ``saliency/image_<id>/annotation_<id>``, of the same objects at every step; in TensorBoard
-      also *Custom Scalars*, histograms over the objects, ``iof_objects/...``, and the table ``audit/summary``.
+      also *Custom Scalars*, histograms (``iof_objects/...``, ``scores_hidden/...``) and the table ``audit/summary``.
 
     A scalar without a value (nothing detected, nothing to compare with yet, a failed audit) is logged as NaN, so that a
     monitor always finds its key. ``ModelCheckpoint`` never takes NaN for the best; give ``EarlyStopping``
@@ -69,6 +75,12 @@ class ODSmoothGradCallback(Callback):
         sigma: standard deviation of the noise relative to the pixel range (0.05 is 12.75 grey levels).
         threshold: share of a blurred map's maximum above which a pixel is foreground.
         blur_sigma: standard deviation of the blur before binarising a map, in pixels.
+        near_threshold: as ``threshold``, for IOF ``near``.
+        near_margin: by how much an object grows for ``near``, as a share of its size (the square root of its extent's
+            width times height).
+        occlusion: hide pixels, too; without it no ``occlusion/...`` is logged.
+        sufficiency_margin: how far around an object pixels stay when all others are hidden, as a share of its size.
+        necessity_margin: how far around an object's box pixels are hidden with it, as a share of its size.
         score_threshold: a detection must score above this to be paired with its object.
         pair_iou: least IoU of a detection with its ground-truth object.
         match_iou: least IoU of a detection in a noise sample with the one in the clean image.
@@ -114,6 +126,11 @@ class ODSmoothGradCallback(Callback):
         sigma: float = AuditConfig.sigma,
         threshold: float = AuditConfig.threshold,
         blur_sigma: float = AuditConfig.blur_sigma,
+        near_threshold: float = AuditConfig.near_threshold,
+        near_margin: float = AuditConfig.near_margin,
+        occlusion: bool = AuditConfig.occlusion,
+        sufficiency_margin: float = AuditConfig.sufficiency_margin,
+        necessity_margin: float = AuditConfig.necessity_margin,
         score_threshold: float = AuditConfig.score_threshold,
         pair_iou: float = AuditConfig.pair_iou,
         match_iou: float = AuditConfig.match_iou,
@@ -142,6 +159,11 @@ class ODSmoothGradCallback(Callback):
             score_threshold=score_threshold,
             blur_sigma=blur_sigma,
             threshold=threshold,
+            near_threshold=near_threshold,
+            near_margin=near_margin,
+            occlusion=occlusion,
+            sufficiency_margin=sufficiency_margin,
+            necessity_margin=necessity_margin,
             seed=seed,
             max_objects_per_image=max_objects_per_image,
             tolerance=tolerance,
@@ -155,7 +177,7 @@ class ODSmoothGradCallback(Callback):
         self.n_validations = self.n_failed = 0
         self.seconds = 0.0
         """Time spent auditing by this process since it began, in seconds."""
-        self.iof = IntersectionOverForeground(blur_sigma, threshold, sync_on_compute=False)
+        self.iof = IntersectionOverForeground(blur_sigma, threshold, near_threshold, near_margin, sync_on_compute=False)
         """Values of the last audit, of all processes: ``iof.per_object()`` has those of each object."""
         self._audit = DistributedAudit(
             self.config,
@@ -176,8 +198,8 @@ class ODSmoothGradCallback(Callback):
         if stage == "predict":
             return
         check_trainer(trainer, self, fitting=stage == "fit")
-        self._audit_set, sha256 = audit_set_of(trainer, self.audit_samples)
-        audited_with = fingerprint(sha256, self.config)
+        self._audit_set, sha256, masks = audit_set_of(trainer, self.audit_samples)
+        audited_with = fingerprint(sha256, self.config, masks)
         self._drift.begin(audited_with)
         self._records.begin(audited_with)
 
@@ -214,8 +236,9 @@ class ODSmoothGradCallback(Callback):
 
     @property
     def state_key(self) -> str:
-        """Tells this callback's state from that of another one in the same checkpoint."""
-        return self._generate_state_key(every_n_validations=self.every_n_validations, **self.config.measured)
+        """Tells this callback's state from that of another one: by its cadence, and by all that its maps depend on."""
+        settings = settings_of_maps(self.config.measured)
+        return self._generate_state_key(every_n_validations=self.every_n_validations, **settings)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to keep the cadence and the drift."""
@@ -265,8 +288,11 @@ class ODSmoothGradCallback(Callback):
         self.iof.reset()
         self.iof.update(values=result.iof)
         iof = {f"iof/{name}": float(value) for name, value in self.iof.compute().items()}
-        counts = {name: math.nan if value is None else value for name, value in audit_counts(result.rows).items()}
-        return iof | counts | self._drift.scalars(result.maps, result.reseeded)
+        means = evidence_means(result.rows) | audit_counts(result.rows)
+        values = {name: math.nan if value is None else value for name, value in means.items()}
+        if not self.config.occlusion:
+            values = {name: value for name, value in values.items() if not name.startswith("occlusion/")}
+        return iof | values | self._drift.scalars(result.maps, result.reseeded)
 
     def _write_record(self, trainer: Trainer) -> None:
         write, consequence = partial(self._records.write, trainer), "Its values are logged, its record is not written."

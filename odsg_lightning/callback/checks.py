@@ -97,11 +97,11 @@ def _check_weight_averaging(callbacks: list[Callback], audit: Callback) -> None:
 
 
 def _is_ours(monitor: str | None) -> bool:
-    return monitor is not None and monitor.startswith(("iof/", "audit/", "drift"))
+    return monitor is not None and monitor.startswith(("iof/", "maps/", "occlusion/", "audit/", "drift"))
 
 
-def audit_set_of(trainer: Trainer, samples: Sequence[AuditSample] | None) -> tuple[list[AuditSample], str]:
-    """Return the audit set and its hash.
+def audit_set_of(trainer: Trainer, samples: Sequence[AuditSample] | None) -> tuple[list[AuditSample], str, str | None]:
+    """Return the audit set, its hash, and what its masks are where the data module says it.
 
     Args:
         trainer: whose data module has the audit set if none is given.
@@ -128,5 +128,7 @@ def audit_set_of(trainer: Trainer, samples: Sequence[AuditSample] | None) -> tup
             f"Expected an audit set in which image id and annotation id name one object, but annotation {annotation} "
             f"of image {image} comes {count} times."
         )
-    own_hash = getattr(datamodule, "audit_set_sha256", None)
-    return chosen, own_hash() if samples is None and callable(own_hash) else samples_sha256(chosen)
+    own_hash, own_masks = (getattr(datamodule, f"audit_set_{name}", None) for name in ("sha256", "masks"))
+    if samples is not None or not callable(own_hash):
+        return chosen, samples_sha256(chosen), None
+    return chosen, own_hash(), own_masks() if callable(own_masks) else None

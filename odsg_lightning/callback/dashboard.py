@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from odsg_lightning.callback.distributed import AuditResult
 from odsg_lightning.metrics.drift import MEASURES
-from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS, REGIONS
+from odsg_lightning.names import BOX_PARAMETERS, OCCLUSION_NAMES, PARAMETERS, REGIONS
 from odsg_lightning.records.maps_file import Key
 from odsg_lightning.records.means import iof_values
 from odsg_lightning.records.record import ObjectRow
@@ -18,6 +18,9 @@ from odsg_lightning.text import markdown, number
 
 _WORST = 5
 _LISTED = 20
+_LOW = 0.5  # of sufficiency or necessity: the object is named
+_COLUMNS = (*REGIONS, "object", "near")
+_HEADLINE = (*(f"occlusion/{name}" for name in OCCLUSION_NAMES), "audit/defined", "audit/match_rate")
 
 
 class Dashboard:
@@ -44,22 +47,27 @@ class Dashboard:
                 continue
             writer = logger.experiment
             if logger.log_dir not in self._laid_out:
-                writer.add_custom_scalars(custom_scalars(drift="drift/pearson" in scalars))
+                parts = {"occlusion": "occlusion/sufficiency" in scalars, "drift": "drift/pearson" in scalars}
+                writer.add_custom_scalars(custom_scalars(**parts))
                 self._laid_out.add(logger.log_dir)
             for tag, values in histograms(rows).items():
                 writer.add_histogram(tag, values, step)
             writer.add_text("audit/summary", summary(rows, scalars, lost), step)
 
 
-def custom_scalars(*, drift: bool) -> dict[str, dict[str, list[object]]]:
+def custom_scalars(*, occlusion: bool, drift: bool) -> dict[str, dict[str, list[object]]]:
     """Return the charts of the page *Custom scalars*: title, and the curves in it."""
-    charts = {"mean of the box": ["iof/edge", "iof/middle"]}
-    charts |= {parameter: [f"iof/{parameter}/edge", f"iof/{parameter}/middle"] for parameter in BOX_PARAMETERS}
-    layout = {"edge against middle": charts}
+    layout: dict[str, dict[str, list[str]]] = {}
+    if occlusion:
+        layout["occlusion"] = {"sufficiency and necessity": [f"occlusion/{name}" for name in OCCLUSION_NAMES]}
+    near = {"mean of the box": ["iof/near", "iof/object"]}
+    layout["near and object"] = near | {p: [f"iof/{p}/near", f"iof/{p}/object"] for p in PARAMETERS}
+    thirds = {"mean of the box": ["iof/edge", "iof/middle"]}
+    layout["edge against middle"] = thirds | {p: [f"iof/{p}/edge", f"iof/{p}/middle"] for p in BOX_PARAMETERS}
     if drift:
         kinds = ("drift", "drift_ref", "drift_noise")
         layout["drift"] = {measure: [f"{kind}/{measure}" for kind in kinds] for measure in MEASURES}
-    layout["recall"] = {"recall": ["audit/recall", "audit/match_rate"]}
+    layout["recall"] = {"recall": ["audit/recall", "audit/match_rate", "audit/defined"]}
     # TensorBoard takes each for a regular expression that a name begins with.
     return {
         category: {title: ["Multiline", [f"^{tag}$" for tag in tags]] for title, tags in charts.items()}
@@ -68,13 +76,21 @@ def custom_scalars(*, drift: bool) -> dict[str, dict[str, list[object]]]:
 
 
 def histograms(rows: Sequence[ObjectRow]) -> dict[str, np.ndarray]:
-    """Return the objects' shares on the object by tag, of the mean over the box maps and of each parameter.
+    """Return the objects' values by tag.
+
+    ``iof_objects/...``: their shares on the object and near it, mean over the box maps, and on the object of each
+    parameter; ``scores_hidden/...``: the score with which each is detected again, 0 where it is not, by what was hidden
+    and what by.
 
     A tag without a defined value is left out: there is no histogram of nothing.
     """
     values = iof_values(rows)
-    tagged = {"iof_objects/object": np.array([row.object_iof for row in rows], dtype=np.float64)}
+    means = {"object": [row.box_mean("object") for row in rows], "near": [row.box_mean("near") for row in rows]}
+    tagged = {f"iof_objects/{region}": np.array(of_objects, dtype=np.float64) for region, of_objects in means.items()}
     tagged |= {f"iof_objects/{parameter}": values[f"{parameter}/object"] for parameter in PARAMETERS}
+    scores = [{name: again["score"] for name, again in row.detected_again.items() if again} for row in rows]
+    for name in sorted({name for of_object in scores for name in of_object}):
+        tagged[f"scores_hidden/{name}"] = np.array([of_object[name] for of_object in scores if name in of_object])
     defined = {tag: of_objects[~np.isnan(of_objects)] for tag, of_objects in tagged.items()}
     return {tag: of_objects for tag, of_objects in defined.items() if len(of_objects)}
 
@@ -89,9 +105,12 @@ def summary(rows: Sequence[ObjectRow], scalars: Mapping[str, float], lost: Seque
         [names[row.key], _two_digits(row.object_iof), _two_digits(row.score), _two_digits(row.iou)]
         for row in worst[:_WORST]
     ]
+    means = {name.partition("/")[2].replace("_", " "): scalars.get(name) for name in _HEADLINE if name in scalars}
+    shown = [f"{name} {_two_digits(value) or 'undefined'}" for name, value in means.items()]
     parts = [
-        f"**{len(detected)} of {len(rows)} objects detected**, match rate {_two_digits(scalars['audit/match_rate'])}",
-        _table(["IOF", *REGIONS, "object"], [_means(scalars, parameter) for parameter in (*PARAMETERS, "")]),
+        ", ".join([f"**{len(detected)} of {len(rows)} objects detected**", *shown]),
+        *_unsound(detected, names),
+        _table(["IOF", *_COLUMNS], [_means(scalars, parameter) for parameter in (*PARAMETERS, "")]),
         "**Least on the object**",
         _table(["object", "IOF", "score", "IoU"], ranked) if ranked else "none",
         f"**Missed since the audit before**: {_listed([names[key] for key in lost if key in names])}",
@@ -101,9 +120,21 @@ def summary(rows: Sequence[ObjectRow], scalars: Mapping[str, float], lost: Seque
     return "\n\n".join(parts)
 
 
+def _unsound(rows: Sequence[ObjectRow], names: Mapping[Key, str]) -> list[str]:
+    """Name the objects whose detection does not stand alone, and those whose detection stands without them."""
+    parts = []
+    for name, title in (("sufficiency", "Lost with all else hidden"), ("necessity", "Detected with the object hidden")):
+        values = [(row.occlusion[name], row) for row in rows if row.occlusion.get(name) is not None]
+        low = sorted(((value, row.key, row) for value, row in values if value is not None and value < _LOW))
+        if low:
+            cells = [[names[key], _two_digits(value), _two_digits(row.box_mean("near"))] for value, key, row in low]
+            parts += [f"**{title}**: {len(low)} of {len(values)}", _table(["object", name, "IOF near"], cells[:_WORST])]
+    return parts
+
+
 def _means(scalars: Mapping[str, float], parameter: str) -> list[str]:
     prefix = f"iof/{parameter}/" if parameter else "iof/"
-    return [parameter or "mean of the box", *(_two_digits(scalars.get(prefix + r)) for r in (*REGIONS, "object"))]
+    return [parameter or "mean of the box", *(_two_digits(scalars.get(prefix + r)) for r in _COLUMNS)]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

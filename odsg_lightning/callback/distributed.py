@@ -29,7 +29,7 @@ class AuditResult:
 
     Attributes:
         rows: all objects, in ascending image id and annotation id.
-        iof: ``[N, 17]`` float32, the values of the detected ones in the same order: see
+        iof: ``[N, 22]`` float32, the values of the detected ones in the same order: see
             :class:`odsg_lightning.audit.measure.DetectedObject`.
         maps: reduced maps of the detected ones; empty if nobody needs them.
         reseeded: maps of a few of them under another seed.
@@ -112,7 +112,7 @@ class DistributedAudit:
         rows = tuple(item.row for item in kept)
         detected = {row.image_id for row in rows if not row.missed}
         twice = [sample for sample in samples if sample.image_id in detected][: self.reseeded_images]
-        reseeded_config = replace(self.config, seed=self.config.seed + 1)
+        reseeded_config = replace(self.config, seed=self.config.seed + 1, occlusion=False)  # it wants the maps alone
         reseeded = audit_together(twice, reseeded_config, first=False) if twice else []
         values = [item.iof for item in kept if item.iof is not None]
         iof = torch.stack(values) if values else torch.zeros(0, len(IOF_NAMES))

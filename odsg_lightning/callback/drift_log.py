@@ -18,6 +18,13 @@ from odsg_lightning.records.record import differing_entries, read_record
 
 AuditMaps = dict[Key, ObjectMaps]
 
+_NOT_OF_MAPS = ("near_threshold", "near_margin", "occlusion", "sufficiency_margin", "necessity_margin")
+
+
+def settings_of_maps(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that an audit's maps depend on, of all that its numbers depend on."""
+    return {name: value for name, value in measured.items() if name not in _NOT_OF_MAPS}
+
 
 class DriftLog:
     """Keeps the maps of the previous audit and of the reference, through checkpoints, and compares others with them.
@@ -44,7 +51,8 @@ class DriftLog:
             fingerprint: of the audits to come.
 
         Raises:
-            MisconfigurationException: the reference is no audit of the same set with the same settings, or has no maps.
+            MisconfigurationException: the reference is no audit of the same set with the same settings, as far as maps
+                depend on them, or has no maps.
             BrokenInputError: it cannot be read.
         """
         self._keep_to(fingerprint["audit_set"])
@@ -115,7 +123,7 @@ def _drift(item: ObjectMaps, other: ObjectMaps) -> Tensor:
 
 def _read_reference(path: Path, fingerprint: Mapping[str, Any]) -> AuditMaps:
     record = read_record(path)
-    for name in differing_entries(fingerprint, record.fingerprint):
+    for name in differing_entries(settings_of_maps(fingerprint), settings_of_maps(record.fingerprint)):
         raise MisconfigurationException(
             f"Expected the reference {path} to be an audit like those of this run, but its {name} is "
             f"{record.fingerprint.get(name)!r}, not {fingerprint.get(name)!r}. Audit the same set with the same "

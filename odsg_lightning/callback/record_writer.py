@@ -16,7 +16,7 @@ from odsg_lightning.errors import UserInputError
 from odsg_lightning.records.provenance import provenance
 from odsg_lightning.records.record import AuditRecord, write_record_with_maps
 
-_BESIDE = ("val/", "test/", "train/loss", "iof/", "audit/", "drift")
+_BESIDE = ("val/", "test/", "train/loss", "iof/", "maps/", "occlusion/", "audit/", "drift")
 _DIGITS = 6
 
 
@@ -80,7 +80,7 @@ class RecordWriter:
 
 
 def metrics_beside(trainer: Trainer) -> dict[str, float | None]:
-    """Return what was logged beside the audit, None for NaN: average precision, training loss, IOF, drift.
+    """Return what was logged beside the audit, None for NaN: average precision, training loss, IOF, occlusion, drift.
 
     Without ``audit/seconds``, so that the same audit gives the same file.
     """

@@ -19,6 +19,13 @@ _NUMBERS = {
     "match-iou": (float, "least IoU of a detection in a noise sample with the one in the clean image"),
     "blur-sigma": (float, "blur before binarising a map, in pixels"),
     "threshold": (float, "share of a map's maximum above which a pixel is foreground"),
+    "near-threshold": (float, "the same for IOF near"),
+    "near-margin": (float, "by how much an object grows for near, as a share of its size"),
+    "sufficiency-margin": (
+        float,
+        "how far around an object pixels stay when all others are hidden, in shares of its size",
+    ),
+    "necessity-margin": (float, "how far around an object's box pixels are hidden with it, in shares of its size"),
     "max-objects-per-image": (int, "audit only the first so many objects of an image"),
     "tolerance": (float, "stop adding samples for an object when its maps change less than this"),
 }
@@ -60,7 +67,7 @@ def _add_audit_set(subcommands: Any) -> None:
 def _add_audit(subcommands: Any) -> None:
     parser = subcommands.add_parser(
         "audit",
-        help="audit a checkpoint on an audit set: which pixels carry each number that it returns?",
+        help="audit a checkpoint on an audit set: which pixels carry each number, and which does a detection need?",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path, help="Lightning .ckpt, or Detectron2 .pth or .pkl with --config")
@@ -82,6 +89,7 @@ def _add_audit(subcommands: Any) -> None:
     for name, (kind, text) in _NUMBERS.items():
         default = getattr(AuditConfig, name.replace("-", "_"))
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+    parser.add_argument("--no-occlusion", action="store_true", help="hide no pixels: no sufficiency, no necessity")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
     parser.add_argument(
         "--metric",
@@ -129,7 +137,8 @@ def _run_audit(options: argparse.Namespace) -> int:
 
     numbers = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in _NUMBERS}
     metrics = dict(_metric(text) for text in options.metric)
-    config = AuditConfig(method=options.method, engine=options.engine, precision=options.precision, **numbers)
+    choices = {name: getattr(options, name) for name in ("method", "engine", "precision")}
+    config = AuditConfig(occlusion=not options.no_occlusion, **choices, **numbers)
     if options.trust:
         print(
             f"--trust: {options.checkpoint} is read with Python's own pickle, which runs whatever code it names. "

@@ -1,4 +1,4 @@
-"""One object as a strip: the photograph with its boxes, then what each of the five numbers looks at.
+"""One object as a strip: the photograph with its boxes, what each of the five numbers looks at, what hiding does.
 
 Every strip of the same object has the same size and shows the same part of the image, so that a slider over training
 time plays it like a film.
@@ -6,6 +6,7 @@ time plays it like a film.
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -32,9 +33,28 @@ BACKGROUND: Color = (24, 26, 31)
 TEXT: Color = (238, 238, 238)
 QUIET_TEXT: Color = (170, 174, 182)
 
+HIDDEN_NAMES = ("object alone", "without the object")
+"""The two panels behind the maps."""
+
+_PANELS = 1 + len(PARAMETERS) + len(HIDDEN_NAMES)
 _MARGIN, _SPACE = 12, 8
 _TITLE, _NAME, _SMALL = 16, 14, 12  # font sizes in pixels
-_MIN_WIDTH = 168  # of a panel: a caption and a sixth of the legend fit
+_MIN_WIDTH = 168  # of a panel: a caption fits
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenPixels:
+    """What the detector was shown with pixels hidden, and what it said.
+
+    Attributes:
+        words: what it said, or why it was not asked.
+        picture: ``[3, H, W]`` RGB, 0 to 255; None if it was not asked.
+        box: ``[4]`` XYXY in pixels, what it detected again; None if nothing.
+    """
+
+    words: str = "not judged"
+    picture: Tensor | None = None
+    box: Tensor | None = None
 
 
 def object_strip(
@@ -47,6 +67,7 @@ def object_strip(
     mask: Tensor | None,
     title: str,
     captions: Sequence[str] | None = None,
+    hidden: Sequence[HiddenPixels] = (HiddenPixels(), HiddenPixels()),
     panel_height: int = 192,
 ) -> Pixels:
     """Draw the strip of one object.
@@ -64,6 +85,7 @@ def object_strip(
         mask: ``[H, W]`` bool ground-truth segmentation, or None.
         title: the line on top; cut with an ellipsis where it does not fit.
         captions: a short string for each map, or None.
+        hidden: all but the object, and the object.
         panel_height: height of a panel in pixels, at least 160.
 
     Returns:
@@ -82,6 +104,11 @@ def object_strip(
     _check_shape("detected_box", detected_box, (4,))
     if captions is not None and len(captions) != len(PARAMETERS):
         raise ValueError(f"Expected {len(PARAMETERS)} captions, but got {len(captions)}.")
+    if len(hidden) != len(HIDDEN_NAMES):
+        raise ValueError(f"Expected {len(HIDDEN_NAMES)} hidden pictures, but got {len(hidden)}.")
+    for name, item in zip(HIDDEN_NAMES, hidden, strict=True):
+        _check_shape(f"the picture of {name!r}", item.picture, (3, *size))
+        _check_shape(f"the box of {name!r}", item.box, (4,))
     if panel_height < 160:
         raise ValueError(f"Expected panel_height to be at least 160, but got {panel_height}.")
     extent = extent_of(ground_truth_box, mask)
@@ -89,15 +116,16 @@ def object_strip(
         extent = extent_of(detected_box, None)
     window = window_around((image.shape[1], image.shape[2]), extent, panel_height, _MIN_WIDTH)
     strip = _Strip(window, title)
-    photograph = window.show(_array(image).transpose(1, 2, 0).clip(0, 255).astype(np.uint8))
+    photograph = _photograph(image, window)
     strip.panel(0, _with_boxes(photograph, window, ground_truth_box, detected_box), "photograph", "")
     outline = None if mask is None else _outline(window.show_mask(_array(mask)))
     grey = _grey(photograph)
+    missed = maps is None and detected_box is None
     defined = [False] * len(PARAMETERS) if maps is None else defined_maps(maps).tolist()
     for i, name in enumerate(PARAMETERS):
         saliency = None if maps is None else _array(maps[i])
         if saliency is None or not defined[i]:
-            picture = _labelled(grey, "missed" if maps is None and detected_box is None else "undefined")
+            picture = _labelled(grey, "missed" if missed else "undefined")
         else:
             picture = _overlay(grey, saliency, window)
             if foreground is not None:
@@ -107,19 +135,25 @@ def object_strip(
             if not window.contains_peak(saliency):
                 picture = _labelled(picture, "maximum outside this view", at_bottom=True)
         strip.panel(1 + i, picture, name, captions[i] if captions is not None else "")
+    for i, (name, item) in enumerate(zip(HIDDEN_NAMES, hidden, strict=True), start=1 + len(PARAMETERS)):
+        if missed or item.picture is None:
+            strip.panel(i, _labelled(grey, "missed" if missed else item.words), name, "")
+        else:
+            picture = _with_boxes(_photograph(item.picture, window), window, None, item.box)
+            strip.panel(i, picture, name, item.words)
     strip.legend()
     return np.asarray(strip.canvas)
 
 
 class _Strip:
-    """The canvas and where things go on it: title, six panels in a row, a name and a caption below each, the legend."""
+    """The canvas and where things go on it: title, eight panels in a row, name and caption below each, the legend."""
 
     def __init__(self, window: Window, title: str) -> None:
         self.window = window
         self.top = _MARGIN + _TITLE + 2 * _SPACE
         self.below = self.top + window.panel_height + _SPACE
         self.key = self.below + _NAME + _SMALL + 3 * _SPACE
-        width = 2 * _MARGIN + 6 * window.panel_width + 5 * _SPACE
+        width = 2 * _MARGIN + _PANELS * window.panel_width + (_PANELS - 1) * _SPACE
         self.canvas = Image.new("RGB", (width, self.key + _SMALL + _SPACE + _MARGIN), BACKGROUND)
         self.draw = ImageDraw.Draw(self.canvas)
         self.text(_MARGIN, _MARGIN, " ".join(title.split()), _TITLE, TEXT, width - 2 * _MARGIN)
@@ -167,8 +201,14 @@ def _array(tensor: Tensor) -> NDArray[Any]:
     return (tensor if tensor.dtype == torch.bool else tensor.float()).numpy()
 
 
+def _photograph(image: Tensor, window: Window) -> Pixels:
+    """The part of an image ``[3, H, W]`` that the window shows."""
+    shown: Pixels = window.show(_array(image).transpose(1, 2, 0).clip(0, 255).astype(np.uint8))
+    return shown
+
+
 def _with_boxes(photograph: Pixels, window: Window, ground_truth: Tensor | None, detected: Tensor | None) -> Pixels:
-    """The photograph with both boxes; the dashed ground truth on top, so that both show where they coincide."""
+    """A picture with boxes; the dashed ground truth on top, so that both show where they coincide."""
     picture = Image.fromarray(photograph)
     draw = ImageDraw.Draw(picture)
     for box, color, dash in ((detected, DETECTED, 0), (ground_truth, GROUND_TRUTH, 6)):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.known_detectors import box_sample
-from helpers.known_module import TWO, DriftingModule, KnownModule, known_audit
+from helpers.known_module import HIDDEN, TWO, DriftingModule, KnownModule, known_audit
 from helpers.runs import EVERY_TAG, module_like, quick_audit, read_events, shapes_data, trainer_with
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar, TQDMProgressBar
@@ -27,9 +27,9 @@ class FailingModule(KnownModule):
 
     def detect(self, images):
         self.calls += 1
-        if (
-            self.calls == 8
-        ):  # an audit of one image and two noise samples calls three times, and again under another seed
+        # An audit of one image and two noise samples calls three times, then once with all that has hidden pixels; and
+        # three times again under another seed.
+        if self.calls == 9:
             raise ArithmeticError("the detector broke")
         return super().detect(images)
 
@@ -40,7 +40,7 @@ class TestKnownNumbers:
     def test_every_scalar_and_image_at_the_right_step(self, tmp_path):
         trainer_with([known_audit()], tmp_path).fit(KnownModule())
         events = read_events(tmp_path)
-        tags = {tag for tag in events.Tags()["scalars"] if tag.startswith(("iof/", "audit/", "drift"))}
+        tags = {tag for tag in events.Tags()["scalars"] if not tag.startswith(("val/", "epoch"))}
         assert tags == EVERY_TAG
         steps = [event.step for event in events.Scalars("val/own")]  # where Lightning puts what the module logs
         assert steps == [1, 3]
@@ -59,13 +59,18 @@ class TestKnownNumbers:
         trainer = trainer_with([audit])
         trainer.fit(KnownModule())
         logged = trainer.callback_metrics
-        assert audit.iof.per_object().shape == (2, 17)  # of the last audit alone
+        assert audit.iof.per_object().shape == (2, 22)  # of the last audit alone
         assert audit.iof.compute()["object"] == logged["iof/object"]
         for parameter in ("x_min", "y_min", "x_max", "y_max"):
-            found = [logged[f"iof/{parameter}/{region}"] for region in ("edge", "middle", "opposite", "object")]
-            assert found == [1, 0, 0, 1]
-        assert logged["iof/score/object"] == 1
-        assert (logged["iof/object"], logged["iof/edge"], logged["iof/middle"]) == (1, 1, 0)
+            found = [logged[f"iof/{parameter}/{region}"] for region in ("edge", "middle", "opposite", "object", "near")]
+            assert found == [1, 0, 0, 1, 1]
+        assert (logged["iof/score/object"], logged["iof/score/near"]) == (1, 1)
+        assert (logged["iof/object"], logged["iof/edge"], logged["iof/middle"], logged["iof/near"]) == (1, 1, 0, 1)
+        # The foreground of a box map is a side of its object: 10 of 100 pixels, 12 of 144; wholly on the object.
+        assert logged["maps/area_ratio"] == pytest.approx((10 / 100 + 12 / 144) / 2, abs=1e-6)
+        assert (logged["maps/relevance_mass"], logged["maps/pointing_game"]) == (1, 1)
+        # Its gradient is tiny, so it detects the same whatever is hidden.
+        assert (logged["occlusion/sufficiency"], logged["occlusion/necessity"]) == (1, 0)
         assert (logged["audit/recall"], logged["audit/n_objects"], logged["audit/match_rate"]) == (1, 2, 1)
         assert (logged["audit/n_undefined"], logged["audit/n_failed"]) == (0, 0)
         assert logged["audit/seconds"] > 0
@@ -83,6 +88,7 @@ class TestKnownNumbers:
         trainer = trainer_with([known_audit()])
         trainer.fit(module)
         assert trainer.callback_metrics["audit/n_undefined"] == 1
+        assert trainer.callback_metrics["audit/defined"] == pytest.approx(0.9)
         assert trainer.callback_metrics["iof/x_max/object"] == 1  # of the other object
 
     def test_nothing_detected_is_nan_but_logged(self):
@@ -91,6 +97,22 @@ class TestKnownNumbers:
         assert trainer.callback_metrics["audit/recall"] == 0
         assert trainer.callback_metrics["iof/object"].isnan()
         assert trainer.callback_metrics["audit/match_rate"].isnan()
+        undefined = {name for name in EVERY_TAG if not name.startswith(("audit/", "drift"))} | {"audit/defined"}
+        assert all(trainer.callback_metrics[name].isnan() for name in undefined)
+
+    def test_without_occlusion_nothing_is_hidden_and_nothing_of_it_logged(self):
+        module = KnownModule()
+        trainer = trainer_with([known_audit(occlusion=False, drift=False)])
+        trainer.validate(module, verbose=False)
+        logged = trainer.callback_metrics.keys()
+        assert EVERY_TAG - logged == {name for name in EVERY_TAG if name.startswith(("drift", "occlusion/"))}
+        assert len(module.known.seen) == 3  # the image and its noise samples
+
+    def test_settings_of_near_and_of_what_is_hidden_are_those_of_the_audit(self):
+        settings = {"near_threshold": 0.6, "near_margin": 0.3, "sufficiency_margin": 0.05, "necessity_margin": 0.25}
+        config = known_audit(**settings).config
+        assert {name: getattr(config, name) for name in settings} == settings
+        assert config.occlusion
 
 
 def bits(values):
@@ -130,13 +152,13 @@ class TestValuesOfEachObject:
         trainer_with([audit]).validate(module, verbose=False)
         second, first = torch.stack([detected.iof for detected in given]).split(2)
         assert bits(audit.iof.per_object()) == bits(torch.cat([first, second]))
-        assert audit.iof.per_object().isnan().sum() == 2 * 4  # x_max of the first object of each image
+        assert audit.iof.per_object().isnan().sum() == 2 * 5  # x_max of the first object of each image
 
     def test_are_none_if_nothing_is_detected(self, given):
         audit = known_audit()
         trainer_with([audit]).validate(KnownModule(scores=(0.1, 0.1)), verbose=False)
         assert given == []
-        assert audit.iof.per_object().shape == (0, 17)
+        assert audit.iof.per_object().shape == (0, 22)
 
 
 class TestCadence:
@@ -183,11 +205,41 @@ class TestCadence:
         module = KnownModule()
         samples = [box_sample(TWO, [0, 1], image_id=number, first_annotation=10 * number) for number in (1, 2, 3)]
         trainer_with([known_audit(audit_samples=samples, n_samples=20)], fast_dev_run=True, logger=None).fit(module)
-        assert len(module.known.seen) == 2  # the clean image and one noise sample
+        # The clean image, one noise sample, and what has hidden pixels of two objects.
+        assert len(module.known.seen) == 2 + 2 * HIDDEN
         assert list(tmp_path.iterdir()) == []
 
 
+class SeesLess(KnownModule):
+    """Detects nothing where more than half of the image was changed: less and less, the longer it trains."""
+
+    def detect(self, images):
+        return [found if len(images) == 1 or self.number > 0.75 else found[[]] for found in super().detect(images)]
+
+    def training_step(self, batch, _):
+        return self.number * 1.0  # 0.1 less each step
+
+
 class TestMonitors:
+    @pytest.mark.parametrize(
+        "name", ["occlusion/sufficiency", "occlusion/necessity", "iof/near", "maps/area_ratio", "audit/defined"]
+    )
+    def test_new_names_are_there_from_the_first_validation_on(self, name, tmp_path):
+        keep = ModelCheckpoint(tmp_path, monitor=name, mode="max")
+        stop = EarlyStopping(name, mode="max", patience=9, check_finite=False)
+        trainer = trainer_with([known_audit(), keep, stop], enable_checkpointing=True)
+        trainer.fit(KnownModule())
+        assert (trainer.global_step, keep.best_model_score) == (4, trainer.callback_metrics[name])
+
+    def test_the_detector_with_the_best_sufficiency_is_kept(self, tmp_path):
+        keep = ModelCheckpoint(tmp_path, monitor="occlusion/sufficiency", mode="max", filename="best")
+        stop = EarlyStopping("occlusion/sufficiency", mode="max", patience=1, check_finite=False)
+        trainer = trainer_with([known_audit(drift=False), keep, stop], enable_checkpointing=True, max_steps=20)
+        trainer.fit(SeesLess())
+        assert keep.best_model_score == 1
+        assert trainer.callback_metrics["occlusion/sufficiency"] == 0
+        assert trainer.global_step == 4
+
     def test_model_checkpoint_keeps_the_best_iof(self, tmp_path):
         keep = ModelCheckpoint(
             tmp_path, "{step}-{iof/object:.2f}", monitor="iof/object", mode="max", auto_insert_metric_name=False
@@ -202,9 +254,10 @@ class TestMonitors:
         trainer.fit(KnownModule())
         assert trainer.global_step == 3  # 1.0 three times: no improvement twice
 
-    def test_early_stopping_that_would_stop_on_nan_is_warned_of(self):
-        with pytest.warns(UserWarning, match=r"EarlyStopping\(monitor='iof/object'\) will end the run"):
-            trainer_with([known_audit(), EarlyStopping("iof/object")]).fit(KnownModule())
+    @pytest.mark.parametrize("name", ["iof/object", "occlusion/necessity", "maps/pointing_game"])
+    def test_early_stopping_that_would_stop_on_nan_is_warned_of(self, name):
+        with pytest.warns(UserWarning, match=rf"EarlyStopping\(monitor='{name}'\) will end the run"):
+            trainer_with([known_audit(), EarlyStopping(name)]).fit(KnownModule())
 
 
 class TestFailure:
@@ -226,12 +279,30 @@ class TestFailure:
 
     def test_first_audit_failing_does_not_break_a_monitor(self, tmp_path):
         module = FailingModule()
-        module.calls = 6
+        module.calls = 7
         keep = ModelCheckpoint(tmp_path, monitor="iof/object", mode="max")
         trainer = trainer_with([known_audit(), keep], enable_checkpointing=True)
         with pytest.warns(RuntimeWarning, match="step 2 failed"):
             trainer.fit(module)
         assert trainer.global_step == 4
+
+    def test_hidden_pixels_that_cannot_be_detected_in_fail_the_audit(self, tmp_path):
+        class FailsOnHidden(KnownModule):
+            def detect(self, images):
+                if len(images) > 1:
+                    raise ArithmeticError("too many images")
+                return super().detect(images)
+
+        audit = known_audit()
+        trainer = trainer_with([audit], tmp_path)
+        with pytest.warns(RuntimeWarning, match="too many images"):
+            trainer.fit(FailsOnHidden())
+        assert (trainer.global_step, audit.n_failed) == (4, 2)
+        assert {"occlusion/sufficiency", "iof/near"} <= trainer.callback_metrics.keys()
+        assert trainer.callback_metrics["occlusion/sufficiency"].isnan()
+        without = known_audit(occlusion=False)
+        trainer_with([without]).fit(FailsOnHidden())
+        assert without.n_failed == 0
 
     def test_raise_stops_the_run_and_names_the_cause(self):
         trainer = trainer_with([known_audit(on_error="raise")])
@@ -279,6 +350,10 @@ class TestSetup:
             ({"reference": "first.json", "drift": False}, "`reference` to come with drift=True"),
             ({"on_error": "ignore"}, "`on_error` to be 'warn' or 'raise', but got 'ignore'"),
             ({"n_samples": 0}, "`n_samples` to be an integer of at least 1"),
+            ({"near_threshold": 1.0}, r"`near_threshold` to be in \[0, 1\), but got 1.0"),
+            ({"near_margin": -0.1}, "`near_margin` to be a finite number, 0 or more, but got -0.1"),
+            ({"sufficiency_margin": -1}, "`sufficiency_margin` to be a finite number, 0 or more, but got -1"),
+            ({"necessity_margin": math.inf}, "`necessity_margin` to be a finite number, 0 or more, but got inf"),
         ],
     )
     def test_arguments(self, settings, message):
@@ -287,6 +362,11 @@ class TestSetup:
 
     def test_two_audits_in_one_trainer_keep_their_states_apart(self):
         assert known_audit().state_key != known_audit(seed=1).state_key
+
+    def test_a_state_is_found_whatever_is_measured_beside_the_maps(self):
+        """It holds maps, which neither ``near`` nor hidden pixels change; so had the last version's."""
+        others = ({"occlusion": False}, {"near_margin": 0.1}, {"near_threshold": 0.6}, {"necessity_margin": 0.3})
+        assert {known_audit(**other).state_key for other in others} == {known_audit().state_key}
 
 
 class TestPictures:

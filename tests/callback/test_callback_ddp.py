@@ -102,6 +102,7 @@ def test_same_numbers_as_one_process(images, results, trained_retinanet, shapes_
     trainer = trainer_with([quick_audit()])
     (alone,) = trainer.validate(module_like(trained_retinanet.model), data, verbose=False)
     assert alone["audit/recall"] > 0
+    assert 0 <= alone["occlusion/necessity"] <= 1  # and no NaN, which would equal anything
     for rank in results.ranks:
         logged = rank[f"validate {images}"]["logged"]
         for name in SAME_EVERYWHERE:

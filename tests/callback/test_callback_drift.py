@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers.known_detectors import box_sample
-from helpers.known_module import TWO, DriftingModule, KnownModule, known_audit
+from helpers.known_module import HIDDEN, TWO, DriftingModule, KnownModule, known_audit
 from helpers.runs import read_events, trainer_with
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -79,17 +79,16 @@ def test_the_first_images_with_a_detection_are_audited_again_under_another_seed(
         logged = fit(module, known_audit(audit_samples=samples, reseeded_images=images), max_steps=1).callback_metrics
         counts[images] = len(module.known.seen)
         assert ("drift_noise/pearson" in logged) == (images > 0)
-    assert [counts[n] - counts[0] for n in (1, 2, 5)] == [
-        3,
-        6,
-        6,
-    ]  # the clean image and two noise samples, for each image
+    # The clean image and two noise samples, for each image; nothing is hidden once more.
+    assert [counts[n] - counts[0] for n in (1, 2, 5)] == [3, 6, 6]
 
 
 def test_another_seed_is_what_drift_noise_measures():
     class Curved(KnownModule):
         def detect(self, images):
-            return super().detect([128 + (images[0] - 128) ** 2 / 100])  # the gradient follows the noise
+            return super().detect(
+                [128 + (image - 128) ** 2 / 100 for image in images]
+            )  # the gradient follows the noise
 
     logged = fit(Curved(), known_audit(n_samples=3), max_steps=1).callback_metrics
     assert 0.001 < logged["drift_noise/score/pearson"] < 0.8
@@ -100,7 +99,9 @@ def test_drift_off_logs_and_keeps_nothing():
     module = DriftingModule()
     trainer = fit(module, audit, max_steps=2)
     assert not [name for name in trainer.callback_metrics if name.startswith("drift")]
-    assert len(module.known.seen) == 6
+    assert len(module.known.seen) == 2 * (
+        3 + 2 * HIDDEN
+    )  # of each audit: the image, two noise samples, what has hidden pixels
     assert audit.state_dict()["drift"]["previous"] is None
 
 
@@ -200,6 +201,15 @@ class TestReference:
             fit(DriftingModule(), known_audit(reference=record, seed=1))
         with pytest.raises(MisconfigurationException, match="but its audit_set is '"):
             fit(DriftingModule(), known_audit(reference=record, audit_samples=[box_sample(TWO, [1, 0])]))
+
+    def test_of_settings_that_change_no_map_is_taken(self, record):
+        """A record of the last version says nothing of hidden pixels."""
+        content = read_record(record)
+        names = ("near_threshold", "near_margin", "occlusion", "sufficiency_margin", "necessity_margin")
+        older = {name: value for name, value in content.fingerprint.items() if name not in names}
+        write_record(replace(content, fingerprint=older), record)
+        logged = fit(DriftingModule(), known_audit(reference=record, near_margin=0.1), max_steps=1).callback_metrics
+        assert logged["drift_ref/ssim"] == 0
 
     def test_without_its_maps_is_refused(self, record):
         write_record(replace(read_record(record), maps=None), record)

@@ -14,7 +14,7 @@ from helpers.runs import trainer_with
 from PIL import Image
 
 from odsg_lightning.files import sha256_of
-from odsg_lightning.names import IOF_NAMES
+from odsg_lightning.names import IOF_NAMES, MAP_NAMES, OCCLUSION_NAMES
 from odsg_lightning.records.maps_file import maps_beside
 from odsg_lightning.records.record import read_record
 
@@ -56,13 +56,17 @@ def test_every_audit_is_a_record_with_maps(tmp_path):
     assert record.fingerprint["n_samples"] == 2
     assert [row.key for row in record.objects] == [(1, 1), (1, 2)]
     assert all(set(row.iof) == set(IOF_NAMES) for row in record.objects)
+    assert all(set(row.box_maps) == set(MAP_NAMES) for row in record.objects)
+    for row in record.objects:  # it hardly looks at the pixels
+        assert row.occlusion == pytest.approx({"sufficiency": 1, "necessity": 0}, abs=1e-3)
+    assert {name.partition("/")[0] for row in record.objects for name in row.detected_again} == set(OCCLUSION_NAMES)
     maps = maps_beside(folder / "step_000003.json", record.maps)
     stored = maps.read((1, 2))
     expected = DriftingModule().weights_at(0.6)[1].abs().amax(1)
     shares = expected / expected.amax((1, 2), keepdim=True)
     np.testing.assert_allclose(stored.maps, shares.numpy(), atol=1e-3)
     with Image.open(io.BytesIO(stored.strip)) as picture:
-        assert picture.width > 600
+        assert picture.width > 1200
 
 
 def test_metrics_are_those_that_the_trainer_logged(tmp_path):
@@ -72,7 +76,8 @@ def test_metrics_are_those_that_the_trainer_logged(tmp_path):
     assert metrics["val/none"] is None
     assert metrics["train/loss"] == pytest.approx(0.7)  # before its last step
     assert metrics["drift/ssim"] == pytest.approx(float(trainer.callback_metrics["drift/ssim"]), abs=1e-6)
-    assert {"iof/object", "audit/recall", "audit/n_failed"} <= metrics.keys()
+    named = {"iof/object", "iof/near", "maps/area_ratio", "occlusion/necessity", "audit/recall", "audit/defined"}
+    assert named | {"audit/n_failed"} <= metrics.keys()
     assert not {"audit/seconds", "other", "val/infinite"} & metrics.keys()
 
 

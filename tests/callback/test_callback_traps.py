@@ -32,9 +32,11 @@ class SmallModule(LightningModule):
         self.known = LinearDetector(torch.tensor([[*BOX, 0.95]]), torch.zeros(1, 5, 3, 24, 24), torch.tensor([0]))
 
     def detect(self, images):
-        (found,) = self.known.detect(images)
-        moved = found.parameters + 1e-6 * self.net(images[0][None].to(self.dtype)).mean((2, 3))
-        return [Detections(moved[:, :4], moved[:, 4], found.labels)]
+        detections = []
+        for image, found in zip(images, self.known.detect(images), strict=True):
+            moved = found.parameters + 1e-6 * self.net(image[None].to(self.dtype)).mean((2, 3))
+            detections.append(Detections(moved[:, :4], moved[:, 4], found.labels))
+        return detections
 
     def training_step(self, batch, _):
         return self.net(batch.to(self.dtype)).square().mean()

@@ -41,7 +41,12 @@ def events(tmp_path_factory):
 def test_custom_scalars_are_laid_out_once_and_name_what_is_logged(events):
     (layout,) = layouts(events)
     charts = {(c.title, chart.title): list(chart.multiline.tag) for c in layout.category for chart in c.chart}
-    assert {category for category, _ in charts} == {"edge against middle", "drift", "recall"}
+    categories = list(dict.fromkeys(category for category, _ in charts))
+    assert categories == ["occlusion", "near and object", "edge against middle", "drift", "recall"]
+    occlusion = charts["occlusion", "sufficiency and necessity"]
+    assert occlusion == ["^occlusion/sufficiency$", "^occlusion/necessity$"]
+    assert charts["near and object", "mean of the box"] == ["^iof/near$", "^iof/object$"]
+    assert charts["near and object", "score"] == ["^iof/score/near$", "^iof/score/object$"]
     assert charts["edge against middle", "x_max"] == ["^iof/x_max/edge$", "^iof/x_max/middle$"]
     assert charts["drift", "ssim"] == ["^drift/ssim$", "^drift_ref/ssim$", "^drift_noise/ssim$"]
     assert {tag.strip("^$") for tags in charts.values() for tag in tags} <= EVERY_TAG
@@ -49,8 +54,11 @@ def test_custom_scalars_are_laid_out_once_and_name_what_is_logged(events):
 
 def test_histograms_of_the_objects_at_the_step_of_the_scalars(events):
     tags = [tag for tag in events.Tags()["histograms"] if tag.startswith("iof_objects/")]
-    assert sorted(tags) == sorted(f"iof_objects/{p}" for p in ("object", "x_min", "y_min", "x_max", "y_max", "score"))
-    for tag in tags:
+    of_maps = ("object", "near", "x_min", "y_min", "x_max", "y_max", "score")
+    assert sorted(tags) == sorted(f"iof_objects/{name}" for name in of_maps)
+    hidden = [tag for tag in events.Tags()["histograms"] if tag.startswith("scores_hidden/")]
+    assert {tag.split("/")[1] for tag in hidden} == {"sufficiency", "necessity"}
+    for tag in tags + hidden:
         assert [event.step for event in events.Histograms(tag)] == [1, 3]
         assert all(event.histogram_value.num == 2 for event in events.Histograms(tag))
 
@@ -64,7 +72,8 @@ def test_summary_is_text_in_which_a_name_is_only_a_name(events):
     assert "<b>" not in text
     assert "<a" not in markdown(text, extensions=["tables"])  # no link, before anything is made safe
     shown = markdown_to_safe_html(text)
-    assert shown.count("<tr>") == 1 + 6 + 1 + 2  # no cell of a table was broken
+    # No cell of a table was broken: the means, the objects detected although they are hidden, and the worst.
+    assert shown.count("<tr>") == (1 + 6) + (1 + 2) + (1 + 2)
     assert f"<td>{plain(NASTY)}, image 1, annotation 1</td>" in html.unescape(shown)
 
 
@@ -80,7 +89,19 @@ def test_nothing_detected_has_no_histogram_and_without_drift_no_chart_of_it(tmp_
     events = read_events(tmp_path)
     assert events.Tags()["histograms"] == []
     (layout,) = layouts(events)
-    assert [category.title for category in layout.category] == ["edge against middle", "recall"]
+    categories = [category.title for category in layout.category]
+    assert categories == ["occlusion", "near and object", "edge against middle", "recall"]
+
+
+def test_without_occlusion_there_is_neither_chart_nor_histogram_of_it(tmp_path):
+    trainer_with([known_audit(occlusion=False)], tmp_path).fit(KnownModule())
+    events = read_events(tmp_path)
+    assert not [tag for tag in events.Tags()["histograms"] if tag.startswith("scores_hidden/")]
+    (layout,) = layouts(events)
+    assert "occlusion" not in [category.title for category in layout.category]
+    text = events.Tensors("audit/summary/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "sufficiency" not in text
+    assert "IOF near" not in text
 
 
 def test_a_logger_that_fails_costs_the_pictures_only(monkeypatch, tmp_path):
@@ -113,6 +134,33 @@ class TestSummary:
         values = [float(line.split("|")[2]) for line in rows]
         detected = [row.object_iof for row in record.objects if not row.missed]
         assert values == pytest.approx(sorted(detected)[:5], abs=0.005)
+
+    def test_objects_whose_detection_does_not_stand_on_them_come_first(self):
+        rows = [
+            replace(row, occlusion={"sufficiency": sufficiency, "necessity": necessity})
+            for row, (sufficiency, necessity) in zip(
+                make_record(n_images=2, missed=0).objects,
+                [(1.0, 1.0), (0.25, 1.0), (None, 0.0), (0.0, 1.0), (0.5, 0.5), (1.0, None)],
+                strict=True,
+            )
+        ]
+        text = self.text(replace(make_record(n_images=2, missed=0), objects=tuple(rows)))
+        assert "sufficiency 0.55, necessity 0.70, defined 1.00" in text.splitlines()[0]
+        assert "**Lost with all else hidden**: 2 of 5" in text
+        assert "**Detected with the object hidden**: 1 of 5" in text
+        named = [line.split("|")[1:3] for line in self.rows_after(text, "all else hidden**: 2 of 5")[:2]]
+        assert [[cell.strip() for cell in line] for line in named] == [
+            ["dog, image 2, annotation 4", "0.00"],
+            ["dog, image 1, annotation 2", "0.25"],
+        ]
+        assert text.index("**Lost") < text.index("**Detected with") < text.index("| IOF |") < text.index("**Least")
+
+    def test_what_is_sound_is_not_listed(self):
+        record = make_record(n_images=2, missed=0)
+        rows = tuple(replace(row, occlusion={"sufficiency": 1.0, "necessity": 0.5}) for row in record.objects)
+        text = self.text(replace(record, objects=rows))
+        assert "**Lost" not in text
+        assert "hidden" not in text
 
     def test_missed_since_and_undefined_are_named(self):
         record = make_record(n_images=2, missed=0)

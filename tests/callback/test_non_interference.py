@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +32,24 @@ class BreaksHalfway:
         self.inner, self.module, self.calls = resolve_adapter(module), module, calls
 
     def detect(self, images):
-        self.calls.append(1)
-        if len(self.calls) % 4 == 0:
+        self.calls.append(len(images))
+        if self.breaks():
             self.module.train()
             next(self.module.parameters()).requires_grad_(False)
             self.module.register_forward_hook(lambda *_: None)
             torch.rand(3), random.random(), np.random.rand()
             raise ArithmeticError("broken on purpose")
         return self.inner.detect(images)
+
+    def breaks(self):
+        return len(self.calls) % 4 == 0
+
+
+class BreaksWhenPixelsAreHidden(BreaksHalfway):
+    """Detects properly in whole images and in noise, which come one by one."""
+
+    def breaks(self):
+        return self.calls[-1] > 1
 
 
 def train(model, shapes_folder, callbacks, **settings):
@@ -93,15 +104,20 @@ def test_training_is_bit_identical(kind, shapes_folder, request, tmp_path):
     records = [read_record(path) for path in sorted(tmp_path.rglob("step_*.json"))]
     assert all(record.metrics["drift_noise/n_objects"] > 0 for record in records)
     assert [record.metrics["drift/n_objects"] > 0 for record in records] == [False, True, True]
+    assert all(
+        row.detected_again for record in records for row in record.objects if not row.missed
+    )  # pixels were hidden
     assert audit.n_failed == 0
     assert difference(without, audited) is None
 
-    calls = []
-    failing = quick_audit(adapter=lambda module: BreaksHalfway(module, calls))
-    with pytest.warns(RuntimeWarning, match="broken on purpose"):
-        failed = train(model, shapes_folder, [failing])
-    assert failing.n_failed == 3
-    assert difference(without, failed) is None
+    for adapter in (BreaksHalfway, BreaksWhenPixelsAreHidden):
+        calls = []
+        failing = quick_audit(adapter=partial(adapter, calls=calls))
+        with pytest.warns(RuntimeWarning, match="broken on purpose"):
+            failed = train(model, shapes_folder, [failing])
+        assert failing.n_failed == 3
+        assert difference(without, failed) is None
+        assert calls.count(1) > 3  # something had been audited before it broke
 
 
 @pytest.mark.slow

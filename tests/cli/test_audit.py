@@ -11,11 +11,14 @@ import pytest
 from helpers.checkpoints import save_lightning, save_zoo_pickle, tiny_module
 from helpers.runs import module_like, quick_audit, shapes_data, trainer_with
 
+from odsg_lightning import DetectionModule
 from odsg_lightning.checkpoints import audit as checkpoint_audit
 from odsg_lightning.cli import main
 from odsg_lightning.files import sha256_of
+from odsg_lightning.names import MAP_NAMES, OCCLUSION_NAMES
 from odsg_lightning.records.audit_set import read_audit_set
 from odsg_lightning.records.maps_file import maps_beside
+from odsg_lightning.records.means import audit_means
 from odsg_lightning.records.partial import PartialAudit
 from odsg_lightning.records.record import read_record
 
@@ -107,7 +110,10 @@ def test_every_kind_of_checkpoint_gives_the_same_record(trained, place, capsys, 
         assert main(arguments(trained, output, *config, name=f"model.{output.stem}")) == 0
     printed = capsys.readouterr()
     assert "What model.ckpt looks at" in printed.out
-    assert "recall" in printed.out
+    for column in ("edge", "object", "near"):
+        assert column in printed.out
+    for counted in ("sufficiency", "necessity", "recall", "defined maps", "match rate"):
+        assert printed.out.count(counted) == 3
     assert "engine='windowed'" in caplog.text
     records = [read_record(output) for output in outputs]
     assert records[0].objects == records[1].objects == records[2].objects
@@ -125,11 +131,24 @@ def test_every_kind_of_checkpoint_gives_the_same_record(trained, place, capsys, 
 
 
 def test_the_record_is_that_of_the_library_in_training(trained, trained_retinanet, shapes_folder, place):
-    """The same image ids in a data module have the same fingerprint."""
-    main(arguments(trained, place / "r.json", "--no-maps"))
+    """The same image ids in a data module have the same fingerprint, and the same weights the same rows."""
+    main(arguments(trained, place / "r.json"))
+    record = read_record(place / "r.json")
     ids = [image.id for image in read_audit_set(trained / "set.json").images]
     data = shapes_data(shapes_folder, audit_image_ids=ids)
-    assert data.audit_set_sha256() == read_record(place / "r.json").fingerprint["audit_set"]
+    assert data.audit_set_sha256() == record.fingerprint["audit_set"]
+    assert data.audit_set_masks() == record.fingerprint["masks"]
+    trainer = trainer_with([quick_audit(n_samples=2, save_records=True, drift=False)], default_root_dir=place / "run")
+    trainer.validate(DetectionModule.load_from_checkpoint(trained / "model.ckpt"), data, verbose=False)
+    audited = read_record(place / "run" / "audits" / "validate.json")
+    assert audited.fingerprint == record.fingerprint
+    assert audited.objects == record.objects
+    detected = [row for row in record.objects if not row.missed]
+    assert all(set(row.occlusion) == set(OCCLUSION_NAMES) and len(row.detected_again) >= 2 for row in detected)
+    assert all(set(row.box_maps) == set(MAP_NAMES) for row in detected)
+    assert audited.metrics["occlusion/sufficiency"] == pytest.approx(
+        audit_means(record.objects)["occlusion/sufficiency"], abs=1e-6
+    )
 
 
 def until_images_are_finished(process, folder, count):
@@ -176,6 +195,24 @@ def test_an_interrupted_audit_goes_on_and_gives_the_same_bytes(trained, place, c
     assert "thrown away" not in caplog.text
 
 
+def test_settings_of_the_evidence_are_those_of_the_record(trained, place, capsys):
+    chosen = {"near-threshold": 0.6, "near-margin": 0.3, "sufficiency-margin": 0.05, "necessity-margin": 0.25}
+    more = [word for name, value in chosen.items() for word in (f"--{name}", str(value))]
+    few = ["--no-maps", "--max-objects-per-image", "1"]
+    assert main(arguments(trained, place / "a.json", *few, *more, n_samples=1)) == 0
+    told = read_record(place / "a.json").fingerprint
+    assert {name: told[name.replace("-", "_")] for name in chosen} == chosen
+    assert main(arguments(trained, place / "b.json", *few, "--no-occlusion", n_samples=1)) == 0
+    without = read_record(place / "b.json")
+    assert without.fingerprint["occlusion"] is False
+    assert all(not row.occlusion and not row.detected_again for row in without.objects)
+    assert any(row.iof and row.iof["score/near"] is not None for row in without.objects)
+    capsys.readouterr()
+    for name in chosen:
+        assert main(arguments(trained, place / "c.json", f"--{name}", "-1")) == 2
+        assert f"Expected argument `{name.replace('-', '_')}` to be" in capsys.readouterr().err
+
+
 def leave_unfinished(trained, output, *more):
     """Stop an audit after its second image, as an error would."""
     calls = []
@@ -196,6 +233,7 @@ def leave_unfinished(trained, output, *more):
     [
         ([], {}, ""),
         (["--seed", "1"], {}, "it differs in 'fingerprint'"),
+        (["--no-occlusion"], {}, "it differs in 'fingerprint'"),
         (["--engine", "cut"], {}, "it differs in 'settings'"),
         (["--no-maps"], {}, "it differs in 'with_maps'"),
         (["--restart"], {}, "as asked for"),
@@ -326,8 +364,10 @@ def test_the_arguments_and_the_settings_agree():
     parser = argparse.ArgumentParser()
     add(parser.add_subparsers())
     given = vars(parser.parse_args(["audit", "model.ckpt", "--audit-set", "set.json", "-o", "r.json"]))
+    given["occlusion"] = not given.pop("no_occlusion")
     assert {name: given[name] for name in vars(AuditConfig())} == vars(AuditConfig())
-    assert set(vars(AuditConfig())) - {name.replace("-", "_") for name in _NUMBERS} == {"method", "engine", "precision"}
+    rest = set(vars(AuditConfig())) - {name.replace("-", "_") for name in _NUMBERS}
+    assert rest == {"method", "engine", "precision", "occlusion"}
 
 
 def test_help_loads_no_torch():

@@ -1,15 +1,18 @@
 import importlib.util
 import json
 import shlex
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from helpers.records import as_missed, make_record
 
 from odsg_lightning.cli import main
 from odsg_lightning.demo import shortcut
 from odsg_lightning.demo.shortcut_models import make_shortcut_data
-from odsg_lightning.records.record import AuditRecord, read_record
+from odsg_lightning.records.means import audit_means
+from odsg_lightning.records.record import AuditRecord, read_record, write_record
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "shortcut.py"
 
@@ -37,7 +40,7 @@ def mean_share_on_the_object(record: AuditRecord) -> float:
 
 @pytest.mark.slow
 def test_the_gate_refuses_the_detector_that_reads_the_frames(few_images, tmp_path, capsys, monkeypatch):
-    """A quarter of the real training: AP50 does not prefer it yet, but it looks at the frames already."""
+    """A quarter of the real training: AP50 does not prefer it yet, but it needs the frames already, and no object."""
     monkeypatch.setenv("CI", "true")
 
     def odsg(words):
@@ -51,6 +54,11 @@ def test_the_gate_refuses_the_detector_that_reads_the_frames(few_images, tmp_pat
     assert result["verdict"] == "regression"
     baseline, candidate = read_record(tmp_path / "baseline.json"), read_record(tmp_path / "audits" / "shortcut.json")
     assert mean_share_on_the_object(candidate) < 0.6 * mean_share_on_the_object(baseline)
+    clean, broken = (audit_means(record.objects) for record in (baseline, candidate))
+    for name in ("occlusion/sufficiency", "occlusion/necessity"):
+        assert broken[name] < 0.5 * clean[name]
+    assert "How well, and for which reasons" in printed
+    assert "With all but the object hidden, the shortcut detector finds" in " ".join(printed.split())
     assert (tmp_path / "report.html").is_file()
     assert 1 <= len(list((tmp_path / "strips").glob("*.png"))) <= 15
 
@@ -81,9 +89,44 @@ def test_the_demonstration_succeeds_only_if_both_happened(clean, broken, verdict
     precision = {"clean": (clean, 0.97), "shortcut": (broken, 0.02)}
     monkeypatch.setattr(shortcut, "_train_both", lambda *_: precision)
     monkeypatch.setattr(shortcut, "_audit_and_gate", lambda *_: verdict)
+    for kind in precision:
+        write_audit(tmp_path, kind, [(1.0, 1.0)])
     assert shortcut.run_shortcut(main, tmp_path) == code
     printed = capsys.readouterr().out
     assert all(f"{value:.3f}" in printed for pair in precision.values() for value in pair)
+
+
+def write_audit(folder, kind, values):
+    """Write an audit of objects with these values of sufficiency and necessity, and one that is missed."""
+    record = make_record(len(values) + 1, 1, missed=0)
+    rows = [
+        replace(row, occlusion={"sufficiency": sufficiency, "necessity": necessity})
+        for row, (sufficiency, necessity) in zip(record.objects, values, strict=False)
+    ]
+    (folder / "audits").mkdir(exist_ok=True)
+    record = replace(record, objects=(*rows, as_missed(record.objects[-1])))
+    write_record(record, folder / "audits" / f"{kind}.json")
+    return record
+
+
+def test_the_story_ends_with_the_evidence_in_numbers_and_in_words(tmp_path, monkeypatch, capsys):
+    precision = {"clean": (0.98, 0.97), "shortcut": (0.99, 0.02)}
+    monkeypatch.setattr(shortcut, "_train_both", lambda *_: precision)
+    monkeypatch.setattr(shortcut, "_audit_and_gate", lambda *_: 1)
+    monkeypatch.setenv("COLUMNS", "80")
+    clean = write_audit(tmp_path, "clean", [(1.0, 1.0), (0.75, 1.0), (0.5, 0.0), (0.4, None)])
+    write_audit(tmp_path, "shortcut", [(0.0, 0.1), (0.25, 0.0), (None, 1.0)])
+    assert shortcut.run_shortcut(main, tmp_path) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "…" not in printed  # no column is cut
+    means = audit_means(clean.objects)
+    near, on_object = (f"{means[f'iof/{name}']:.2f}" for name in ("near", "object"))
+    assert f"│ clean │ 0.98 │ 0.97 │ 0.66 │ 0.67 │ {near} │ {on_object} │" in printed
+    assert "│ shortcut │ 0.99 │ 0.02 │ 0.12 │ 0.37 │" in printed
+    assert (
+        "With all but the object hidden, the shortcut detector finds 0 of 2 objects, the clean one 3 of 4 objects; "
+        "with the object hidden, the shortcut detector still finds 2 of 3 objects, the clean one 1 of 3 objects."
+    ) in printed
 
 
 def test_the_command_line_tells_the_story_where_it_is_asked_to(tmp_path, monkeypatch, capsys):
@@ -114,6 +157,7 @@ def test_the_example_runs(tmp_path, capsys, monkeypatch):
     assert code == 3  # after two steps nothing is detected
     printed = capsys.readouterr().out
     assert "shortcut: AP50 0." in printed
+    assert "occlusion/sufficiency -, occlusion/necessity -, iof/near -, iof/object -" in printed
     assert "NOT COMPARABLE" in printed
     assert (tmp_path / "there" / "report.html").is_file()
     assert list((tmp_path / "here").iterdir()) == []

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from odsg_lightning.viz.strip import DETECTED, FOREGROUND, GROUND_TRUTH, SEGMENTATION, _colors, object_strip
+from odsg_lightning.viz.strip import (
+    DETECTED,
+    FOREGROUND,
+    GROUND_TRUTH,
+    SEGMENTATION,
+    HiddenPixels,
+    _colors,
+    object_strip,
+)
 
 BOX = torch.tensor([40.0, 30.0, 90.0, 80.0])
 TOP, LEFT, PANEL, STEP = 44, 12, 192, 200  # where the panels of a square image lie at the default height
@@ -41,10 +49,10 @@ def found(picture, color):
     return (picture == np.array(color, dtype=np.uint8)).all(axis=-1)
 
 
-def test_it_is_an_rgb_image_with_six_panels():
+def test_it_is_an_rgb_image_with_eight_panels():
     strip = draw(*example())
     assert strip.dtype == np.uint8
-    assert strip.shape == (326, 2 * LEFT + 5 * STEP + PANEL, 3)
+    assert strip.shape == (326, 2 * LEFT + 7 * STEP + PANEL, 3)
     gaps = strip[TOP : TOP + PANEL, LEFT + PANEL : LEFT + STEP]
     assert (gaps == strip[0, 0]).all()
 
@@ -137,19 +145,24 @@ def test_a_missed_object_differs_from_an_undefined_one_and_has_the_same_size():
     undefined = draw(image, maps * float("nan"), foreground, mask)
     assert missed.shape == undefined.shape == draw(image, maps, foreground, mask).shape
     assert found(panel(missed, 0), GROUND_TRUTH).any()
-    for i in range(1, 6):
+    for i in range(1, 8):
         assert (panel(missed, i) == panel(missed, 1)).all()
         assert (panel(missed, i) != panel(undefined, i)).any()
+    hidden = [HiddenPixels("score 0.90", image, BOX)] * 2
+    assert (draw(image, None, None, mask, detected=None, hidden=hidden) == missed).all()
 
 
 def test_the_size_depends_on_image_and_object_alone():
     box = torch.tensor([400.0, 300.0, 460.0, 420.0])
     image, maps, foreground, mask = example(800, 1344, box)
     shapes = {
-        draw(image, maps, foreground, mask, box=box, detected=detected, title=title, captions=captions).shape
+        draw(
+            *(image, maps, foreground, mask),
+            **{"box": box, "detected": detected, "title": title, "captions": captions, "hidden": [hidden] * 2},
+        ).shape
         for detected in (box, box + 25, None)
-        for title in ("", "long " * 200)
-        for captions in (None, ["c" * 100] * 5)
+        for title, captions in (("", None), ("long " * 200, ["c" * 100] * 5))
+        for hidden in (HiddenPixels(), HiddenPixels("not detected", image), HiddenPixels("score 0.90", image, box))
     }
     shapes.add(draw(image, None, None, mask, box=box, detected=None).shape)
     assert len(shapes) == 1
@@ -166,7 +179,7 @@ def test_a_small_object_in_a_large_image_is_enlarged():
 def test_a_window_that_would_leave_out_little_shows_the_whole_image():
     box = torch.tensor([0.0, 0.0, 600.0, 450.0])  # with its surroundings 960 x 720
     strip = draw(*example(800, 1344, box), box=box, detected=None)
-    assert strip.shape[1] == 2 * LEFT + 5 * 8 + 6 * round(192 * 1344 / 800)
+    assert strip.shape[1] == 2 * LEFT + 7 * 8 + 8 * round(192 * 1344 / 800)
 
 
 def test_a_box_along_the_border_of_the_image_is_visible_on_all_sides():
@@ -216,6 +229,62 @@ def test_nothing_but_the_image_is_needed():
     assert (panel(strip, 0) == 120).all()
 
 
+def test_the_pictures_with_hidden_pixels_are_shown_in_colour_with_the_box_that_was_detected_again():
+    image, *parts = example()
+    red, blue = torch.zeros(3, 128, 128), torch.zeros(3, 128, 128)
+    red[0], blue[2] = 200, 250
+    hidden = [HiddenPixels("score 0.93", red, BOX + 20), HiddenPixels("not detected", blue)]
+    strip = draw(image, *parts, hidden=hidden)
+    alone, without = panel(strip, 6), panel(strip, 7)
+    rows, columns = np.nonzero(found(alone, DETECTED))
+    assert [columns.min(), columns.max(), rows.min(), rows.max()] == [89, 165, 74, 150]
+    assert (found(alone, (200, 0, 0)) | found(alone, DETECTED)).all()
+    assert found(without, (0, 0, 250)).all()
+
+
+def test_what_the_detector_said_stands_below_its_picture():
+    image, *parts = example()
+    words = ("score 0.93", "not detected")
+    strips = [draw(image, *parts, hidden=[HiddenPixels(one, image)] * 2) for one in ("", *words)]
+    below = slice(TOP + PANEL + 22, TOP + PANEL + 44)
+    for said, other in ((strips[1], strips[2]), (strips[2], strips[1])):
+        for columns in (slice(LEFT + 6 * STEP, LEFT + 6 * STEP + PANEL), slice(LEFT + 7 * STEP, -LEFT)):
+            assert (said[below, columns] != strips[0][below, columns]).any()
+            assert (said[below, columns] != other[below, columns]).any()
+        changed = (said != strips[0]).any(axis=-1)
+        assert not changed[: below.start].any()
+        assert not changed[:, : LEFT + 6 * STEP].any()
+
+
+def test_a_hidden_picture_is_shown_through_the_window_of_the_photograph():
+    box = torch.tensor([400.0, 300.0, 460.0, 360.0])
+    image, *parts = example(800, 1344, box)
+    image[:, 300:360, 400:460] = 250
+    strip = draw(image, *parts, box=None, detected=None, hidden=[HiddenPixels("", image)] * 2)
+    width = (strip.shape[1] - 2 * LEFT + 8) // 8
+    photograph, alone, without = (
+        strip[TOP : TOP + PANEL, LEFT + i * width : LEFT + (i + 1) * width - 8] for i in (0, 6, 7)
+    )
+    assert (photograph == 250).any()
+    assert (photograph == alone).all()
+    assert (photograph == without).all()
+
+
+def test_what_was_not_asked_says_why():
+    image, *parts = example()
+    unjudged, off, neither = (
+        draw(image, *parts, hidden=[HiddenPixels(word)] * 2) for word in ("not judged", "switched off", "")
+    )
+    assert (unjudged == draw(image, *parts)).all()
+    for strip in (unjudged, off):
+        assert np.ptp(panel(strip, 6).astype(int), axis=-1).max() <= 8  # grey
+        assert (panel(strip, 6)[80:112] > 220).any()  # the words
+        assert (panel(strip, 6) == panel(strip, 7)).all()
+        assert (panel(strip, 6) != panel(neither, 6)).any()
+        assert not (strip != unjudged).any(axis=-1)[:, : LEFT + 6 * STEP].any()
+    assert (panel(unjudged, 6) != panel(off, 6)).any()
+
+
 @pytest.mark.parametrize(("height", "width"), [(1000, 100), (100, 1000)])
 def test_extreme_images_keep_their_proportions(height, width):
     box = torch.tensor([5.0, 5.0, width - 5.0, height - 5.0])
@@ -223,24 +292,27 @@ def test_extreme_images_keep_their_proportions(height, width):
     picture = strip[TOP : TOP + PANEL]
     rows, columns = np.nonzero(found(picture, GROUND_TRUTH))
     assert (np.ptp(rows) > 5 * np.ptp(columns)) == (height > width)
-    assert strip.shape[1] <= 2100
+    assert strip.shape[1] <= 2 * LEFT + 7 * 8 + 8 * 336
 
 
 def test_a_long_title_and_long_captions_stay_in_their_place():
-    plain, long = draw(*example(), title=""), draw(*example(), title="long " * 100, captions=["caption " * 20] * 5)
+    image, *parts = example()
+    plain = draw(image, *parts, title="", hidden=[HiddenPixels("", image)] * 2)
+    hidden = [HiddenPixels("caption " * 20, image)] * 2
+    long = draw(image, *parts, title="long " * 100, captions=["caption " * 20] * 5, hidden=hidden)
     changed = (plain != long).any(axis=-1)
     assert not changed[TOP : TOP + PANEL + 22].any()  # panels and names
     assert not changed[:, :LEFT].any()
     assert not changed[:, -LEFT:].any()
     columns = changed[TOP + PANEL + 22 :].any(axis=0)
-    for i in range(6):
+    for i in range(8):
         assert not columns[LEFT + i * STEP - 8 : LEFT + i * STEP].any()  # between captions
     assert not columns[: LEFT + STEP].any()  # the photograph has none
 
 
 def test_the_panel_height_is_kept():
     strip = draw(*example(), panel_height=256)
-    assert strip.shape == (326 + 64, 2 * LEFT + 5 * 8 + 6 * 256, 3)
+    assert strip.shape == (326 + 64, 2 * LEFT + 7 * 8 + 8 * 256, 3)
 
 
 def test_any_float_type_is_taken():
@@ -259,6 +331,15 @@ def test_any_float_type_is_taken():
         ({"box": torch.zeros(1, 4)}, r"Expected ground_truth_box of shape \[4\], but got \[1, 4\]"),
         ({"detected": torch.zeros(5)}, r"Expected detected_box of shape \[4\], but got \[5\]"),
         ({"captions": ["one"]}, "Expected 5 captions, but got 1"),
+        ({"hidden": [HiddenPixels()]}, "Expected 2 hidden pictures, but got 1"),
+        (
+            {"hidden": [HiddenPixels(), HiddenPixels("", torch.zeros(3, 9, 9))]},
+            r"Expected the picture of 'without the object' of shape \[3, 128, 128\], but got \[3, 9, 9\]",
+        ),
+        (
+            {"hidden": [HiddenPixels("", None, torch.zeros(1, 4)), HiddenPixels()]},
+            r"Expected the box of 'object alone' of shape \[4\], but got \[1, 4\]",
+        ),
         ({"panel_height": 100}, "Expected panel_height to be at least 160, but got 100"),
     ],
 )
