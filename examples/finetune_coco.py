@@ -83,7 +83,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--audit-images", type=int, default=16, help="images that are audited")
     parser.add_argument("--max-objects", type=int, default=5, help="objects audited per image")
     parser.add_argument("--n-samples", type=int, default=20, help="noise samples of SmoothGrad")
-    parser.add_argument("--score-threshold", type=float, default=0.9, help="least score of an explained detection")
+    parser.add_argument("--score-threshold", type=float, default=0.5, help="least score of an explained detection")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
     parser.add_argument("--output", type=Path, default=Path("runs"), help="folder for logs and checkpoints")
     return parser.parse_args(args)

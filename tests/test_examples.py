@@ -70,6 +70,16 @@ def _real_gate(printed: str, folder: Path) -> None:
     assert "margins of `odsg calibrate --retrained` from 3 clean detectors, shortcut: 12 not comparable" in printed
 
 
+def _hidden(printed: str, folder: Path) -> None:
+    assert "retinanet_tiny" in printed
+    assert "%" in printed
+
+
+def _opened(printed: str, folder: Path) -> None:
+    assert "MiB" in printed
+    assert (folder / "page.html").stat().st_size > 1000
+
+
 def _timed(printed: str, folder: Path) -> None:
     (case,) = json.loads((folder / "numbers.json").read_text())["cases"]
     assert case["variants"]["autograd"]["seconds"][0] > 0
@@ -94,6 +104,8 @@ RUNS = {
     "shortcut.py": Run(f"{FEW} --steps=1", _refused, code=3),
     "benchmarks/gate_power.py": Run("--images=2 --simulations=2 --repetitions=1", _power),
     "benchmarks/gate_real.py": Run(f"{FEW} --steps=1 --repetitions=1 --clean=4", _real_gate),
+    "benchmarks/occlusion.py": Run("--quick --samples=1 --rounds=1", _hidden),
+    "benchmarks/page.py": Run("--objects=3 --rounds=1 --keep=page.html", _opened),
     "benchmarks/saliency.py": Run(
         f"{SMALL} --detectors=retinanet_R_50_FPN --sizes=128x160 --variants=autograd --rounds=1 --reference-outputs=1 "
         "--output=numbers.json",
@@ -105,7 +117,10 @@ RUNS = {
         _share_of_training,
     ),
 }
-RUN_BY_OTHER_TESTS = {"ci/audit_and_gate.sh": "test_ci_recipe.py"}
+STUDY = ("train", "occlude", "choose", "audits", "table")
+RUN_BY_OTHER_TESTS = {"ci/audit_and_gate.sh": "test_ci_recipe.py"} | {
+    f"studies/{script}.py": "test_studies.py" for script in STUDY
+}
 
 
 @pytest.mark.slow

@@ -187,7 +187,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--score-threshold",
         type=float,
-        help="of the demonstration's audits (0.9; --quick: 0.3, as a short run is not sure of much)",
+        help="of the demonstration's audits (0.5; --quick: 0.3, as a short run is not sure of much)",
     )
     parser.add_argument("--images", type=int, default=1000, help="training images of the demonstration")
     parser.add_argument("--val-images", type=int, default=100, help="its validation images, of which 16 are audited")
@@ -203,7 +203,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options = parser.parse_args(args)
     names = ("steps", "audits", "score_threshold", "size", "objects", "timed_steps", "timed_samples")
-    quick, full = (240, 2, 0.3, "320x320", 2, 1, 1), (900, 6, 0.9, "480x640", 5, 3, 2)
+    quick, full = (240, 2, 0.3, "320x320", 2, 1, 1), (900, 6, 0.5, "480x640", 5, 3, 2)
     for name, value in zip(names, quick if options.quick else full, strict=True):
         if getattr(options, name) is None:
             setattr(options, name, value)
