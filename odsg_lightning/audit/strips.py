@@ -51,12 +51,13 @@ def _hidden(detected: DetectedObject) -> list[HiddenPixels]:
     evidence = detected.evidence
     if evidence is None:
         return [HiddenPixels("switched off")] * 2
-    first = [next(iter(of_replacement.values())) for of_replacement in (evidence.sufficiency, evidence.necessity)]
+    alone, without = evidence.that_count
+    told = evidence.sufficiency[alone], evidence.necessity[without]
     return [
         HiddenPixels()
         if again is None or picture is None
         else HiddenPixels(_says(again), picture, _box_again(detected.box, again))
-        for again, picture in zip(first, evidence.pictures, strict=True)
+        for again, picture in zip(told, evidence.pictures, strict=True)
     ]
 
 

@@ -1,7 +1,7 @@
 """Sufficiency and necessity of an object's pixels: what is still detected when others, or they, are hidden."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -51,13 +51,21 @@ class OcclusionEvidence:
     Attributes:
         sufficiency: what is detected with all but the object hidden, by replacement; None where too little is hidden.
         necessity: what is detected with the object hidden, by replacement; None where too little is left.
-        pictures: ``[3, H, W]`` each, what the detector was shown for the first replacement of sufficiency and of
+        pictures: ``[3, H, W]`` each, what the detector was shown for the replacement that counts, of sufficiency and of
             necessity; None where nothing was shown. They are for drawing, no part of what was measured.
     """
 
     sufficiency: dict[Replacement, DetectedAgain | None]
     necessity: dict[Replacement, DetectedAgain | None]
     pictures: tuple[Tensor | None, Tensor | None] = field(default=(None, None), compare=False, repr=False)
+
+    @property
+    def that_count(self) -> tuple[Replacement, Replacement]:
+        """The replacement of sufficiency with the least score, and that of necessity with the highest."""
+        alone = {name: again.score for name, again in self.sufficiency.items() if again is not None}
+        without = {name: again.score for name, again in self.necessity.items() if again is not None}
+        least = min(alone, key=alone.__getitem__, default=next(iter(self.sufficiency)))
+        return least, max(without, key=without.__getitem__, default=next(iter(self.necessity)))
 
 
 def occlusion_evidence(
@@ -107,11 +115,11 @@ def occlusion_evidence(
             again = {
                 key: None if shown is None else detected_again(one, next(found)) for key, shown in of_object.items()
             }
-            yield OcclusionEvidence(
-                {replacement: again["sufficiency", replacement] for replacement in SUFFICIENCY},
-                {replacement: again["necessity", replacement] for replacement in NECESSITY},
-                (of_object["sufficiency", SUFFICIENCY[0]], of_object["necessity", NECESSITY[0]]),
-            )
+            alone = {replacement: again["sufficiency", replacement] for replacement in SUFFICIENCY}
+            without = {replacement: again["necessity", replacement] for replacement in NECESSITY}
+            evidence = OcclusionEvidence(alone, without)
+            first, second = evidence.that_count
+            yield replace(evidence, pictures=(of_object["sufficiency", first], of_object["necessity", second]))
 
 
 def _pictures(

@@ -111,16 +111,16 @@ def _shares(row: ObjectRow, region: str) -> list[str]:
 
 
 def _hidden_captions(row: ObjectRow) -> list[str]:
-    """What was detected under the first replacement, which is the one that the strip shows."""
+    """What was detected under the replacement that counts, which is the one that the strip shows."""
     captions = []
-    for value in ("sufficiency", "necessity"):
+    for value, counts in (("sufficiency", min), ("necessity", max)):
         again = [found for name, found in row.detected_again.items() if name.startswith(f"{value}/")]
-        if not again:
-            captions.append("not asked")
-        elif again[0] is None:
-            captions.append("not judged")
-        else:
-            captions.append("not detected" if again[0]["shift"] is None else f"score {again[0]['score']:.2f}")
+        judged = [found for found in again if found is not None]
+        if not judged:
+            captions.append("not judged" if again else "not asked")
+            continue
+        shown = counts(judged, key=lambda found: found["score"])
+        captions.append("not detected" if shown["shift"] is None else f"score {shown['score']:.2f}")
     return captions
 
 

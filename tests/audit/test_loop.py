@@ -134,7 +134,7 @@ def test_what_hiding_pixels_does_is_measured_in_the_loop_object_by_object():
     for item, shown in zip(items, (detector.seen[-2 * HIDDEN : -HIDDEN], detector.seen[-HIDDEN:]), strict=True):
         evidence = item.detected.evidence
         alone, without = evidence.pictures
-        assert torch.equal(alone, shown[0])
+        assert torch.equal(alone, shown[list(evidence.sufficiency).index(evidence.that_count[0])])
         assert torch.equal(without, shown[len(evidence.sufficiency)])
         assert torch.equal(alone[:, item.mask], bright[:, item.mask])  # the object is as it was
         assert (without[0][item.mask] < 200).all()

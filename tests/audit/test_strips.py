@@ -20,13 +20,17 @@ class SaysWhatItIsTold(LinearDetector):
     """Answers pictures with hidden pixels, which come together, as it is told: a shift of x_min, and a score."""
 
     answers = (((1.0, 0.9), None), ((0.0, 0.25), (0.0, 0.0)))
-    """Of each object, alone and without it, for the first replacement; other replacements get a score of 0.5."""
+    """Of each object, alone and without it, for the first replacement."""
+
+    others = 0.95, 0.0
+    """Score for every other replacement, of sufficiency and of necessity."""
 
     def detect(self, images):
         found = super().detect(images)
         if len(images) == 1:
             return found
-        others = [[(0.0, 0.5)] * (len(replacements) - 1) for replacements in (SUFFICIENCY, NECESSITY)]
+        counts = len(SUFFICIENCY) - 1, len(NECESSITY) - 1
+        others = [[(0.0, score)] * count for score, count in zip(self.others, counts, strict=True)]
         told = [
             (index, answer)
             for index, (alone, without) in enumerate(self.answers)
@@ -80,6 +84,16 @@ def test_each_picture_stands_beside_what_the_detector_said(monkeypatch, known):
     assert gone.box is None
     for panel in (low, zero):
         assert panel.box.tolist() == pytest.approx(items[1].detected.box.tolist(), abs=1e-4)
+
+
+def test_the_replacement_that_counts_is_shown(monkeypatch, known):
+    detector = SaysWhatItIsTold(*known())
+    detector.others = 0.1, 0.0  # less than under the first
+    _, panels = drawn(monkeypatch, detector, AuditConfig(n_samples=1))
+    shown = detector.seen[-2 * HIDDEN :]
+    for index, (alone, _) in enumerate(panels):
+        assert alone.words == "score 0.10"
+        assert torch.equal(alone.picture, shown[HIDDEN * index + 1])
 
 
 def test_what_cannot_be_judged_is_said_to_be_so(monkeypatch, known):
