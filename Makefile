@@ -65,7 +65,7 @@ test-lowest: $(READY)
 	$(BIN)/uv pip sync --quiet --python $(LOWEST)/bin/python --require-hashes requirements/lowest.txt
 	$(call detectron2,$(LOWEST)/bin/python,detectron2.txt)
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --no-build-isolation --editable .
-	$(LOWEST)/bin/python -m pytest $(FAST) tests/saliency tests/metrics tests/audit tests/records tests/gate tests/viz tests/data
+	$(LOWEST)/bin/python -m pytest $(FAST) tests/saliency tests/occlusion tests/metrics tests/audit tests/records tests/gate tests/viz tests/data
 
 lock: $(READY)
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --generate-hashes \
