@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from odsg_lightning.occlusion.replacements import Replacement, replaced
-from odsg_lightning.saliency.masks import grown, object_size
+from odsg_lightning.saliency.masks import grown, grown_box, object_size
 from odsg_lightning.saliency.protocol import Detector
 from odsg_lightning.types import Detections
 
@@ -128,7 +128,7 @@ def _pictures(
     """Return what the detector is shown of one object, None where too little is hidden or left."""
     size = object_size(mask)
     around = ~grown(mask, max(sufficiency_margin * size, _LEAST_MARGIN))
-    box = _grown_box(mask, max(necessity_margin * size, _LEAST_MARGIN))
+    box = grown_box(mask, max(necessity_margin * size, _LEAST_MARGIN))
     enough = float(around.float().mean()) >= LEAST_SHARE, float(box.float().mean()) <= 1 - LEAST_SHARE
     plan = [("sufficiency", around, enough[0], SUFFICIENCY), ("necessity", box, enough[1], NECESSITY)]
     return {
@@ -161,15 +161,3 @@ def detected_again(one: Detections, found: Detections) -> DetectedAgain:
     width_height = (one.boxes[0, 2:] - one.boxes[0, :2]).repeat(2)
     x_min, y_min, x_max, y_max = ((found.boxes[best] - one.boxes[0]) / width_height).tolist()
     return DetectedAgain(float(found.scores[best]), float(iou[best]), (x_min, y_min, x_max, y_max))
-
-
-def _grown_box(mask: Tensor, pixels: float) -> Tensor:
-    """Return ``[H, W]`` bool: the mask's extent, grown."""
-    rows, columns = mask.any(dim=1), mask.any(dim=0)
-    return _grown_line(rows, pixels)[:, None] & _grown_line(columns, pixels)[None]
-
-
-def _grown_line(occupied: Tensor, pixels: float) -> Tensor:
-    places = occupied.nonzero().flatten()
-    centres = torch.arange(len(occupied), device=occupied.device)
-    return (centres >= places[0] - pixels) & (centres <= places[-1] + pixels)

@@ -125,21 +125,19 @@ def object_thirds(mask: Tensor) -> Tensor:
                 [0, 0, 1, 0, 0],
                 [0, 0, 0, 1, 0]], dtype=torch.int32)
     """
-    if not mask.any():
-        raise ValueError("Expected a mask with at least one pixel, but got an empty one.")
-    columns = _third_of_each(mask.any(dim=0))[None, :].expand_as(mask)
-    rows = _third_of_each(mask.any(dim=1))[:, None].expand_as(mask)
+    top, left, bottom, right = mask_extent(mask)
+    rows, columns = (torch.arange(length, device=mask.device) for length in mask.shape)
+    columns = _third_of_each(columns, left, right)[None, :].expand_as(mask)
+    rows = _third_of_each(rows, top, bottom)[:, None].expand_as(mask)
     thirds = torch.arange(len(REGIONS), device=mask.device)[:, None, None]
     low_x, low_y = mask & (columns == thirds), mask & (rows == thirds)
     by_parameter = {"x_min": low_x, "y_min": low_y, "x_max": low_x.flip(0), "y_max": low_y.flip(0)}
     return torch.stack([by_parameter[name] for name in BOX_PARAMETERS])
 
 
-def _third_of_each(occupied: Tensor) -> Tensor:
-    """Return ``[N]`` int64: the third (0, 1, 2) of the occupied extent in which each pixel's centre lies."""
-    positions = occupied.nonzero().flatten()
-    start, stop = int(positions[0]), int(positions[-1]) + 1
-    doubled_centre = 2 * torch.arange(len(occupied), device=occupied.device) + 1 - 2 * start  # integers: exact
+def _third_of_each(positions: Tensor, start: int, stop: int) -> Tensor:
+    """Return ``[N]`` int64: the third (0, 1, 2) of ``start`` to ``stop`` in which each pixel's centre lies."""
+    doubled_centre = 2 * positions + 1 - 2 * start  # integers: exact
     return (3 * doubled_centre).div(2 * (stop - start), rounding_mode="floor")
 
 
@@ -157,13 +155,37 @@ def grown(mask: Tensor, pixels: float) -> Tensor:
         >>> grown(torch.tensor([[False, False, True, False, False, False]]), 1.5).int()
         tensor([[0, 1, 1, 1, 0, 0]], dtype=torch.int32)
     """
-    top, left, bottom, right = _extent(mask)
+    top, left, bottom, right = mask_extent(mask)
     reach = math.ceil(pixels)
     window = slice(max(top - reach, 0), bottom + reach), slice(max(left - reach, 0), right + reach)
     away = distance_transform_edt(~mask[window].cpu().numpy())
     result = torch.zeros_like(mask)
     result[window] = torch.from_numpy(away <= pixels).to(mask.device)
     return result
+
+
+def grown_box(mask: Tensor, pixels: float) -> Tensor:
+    """Return the pixels of a segmentation's box, grown by a distance on every side.
+
+    Args:
+        mask: ``[H, W]`` bool with at least one pixel.
+        pixels: not negative; of a part of a pixel, its centre decides.
+
+    Returns:
+        ``[H, W]`` bool.
+
+    Raises:
+        ValueError: the mask is empty.
+
+    Example:
+        >>> grown_box(torch.tensor([[False, False, True, False, False, False]]), 1.5).int()
+        tensor([[0, 1, 1, 1, 0, 0]], dtype=torch.int32)
+    """
+    top, left, bottom, right = mask_extent(mask)
+    rows, columns = (torch.arange(length, device=mask.device) for length in mask.shape)
+    reach = math.floor(pixels)
+    inside_y = (rows >= top - reach) & (rows < bottom + reach)
+    return inside_y[:, None] & ((columns >= left - reach) & (columns < right + reach))
 
 
 def object_size(mask: Tensor) -> float:
@@ -179,12 +201,16 @@ def object_size(mask: Tensor) -> float:
         >>> object_size(torch.ones(4, 9, dtype=torch.bool))
         6.0
     """
-    top, left, bottom, right = _extent(mask)
+    top, left, bottom, right = mask_extent(mask)
     return math.sqrt((bottom - top) * (right - left))
 
 
-def _extent(mask: Tensor) -> tuple[int, int, int, int]:
-    """Return top, left, bottom and right of a mask; bottom and right are the first row and column beyond it."""
+def mask_extent(mask: Tensor) -> tuple[int, int, int, int]:
+    """Return top, left, bottom and right of a mask ``[H, W]``; the last two are the first row and column beyond it.
+
+    Raises:
+        ValueError: the mask is empty.
+    """
     rows, columns = mask.any(dim=1).nonzero().flatten(), mask.any(dim=0).nonzero().flatten()
     if not len(rows):
         raise ValueError("Expected a mask with at least one pixel, but got an empty one.")

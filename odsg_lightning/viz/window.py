@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from odsg_lightning.saliency.masks import mask_extent
+
 _GROWTH, _MIN_GROWTH = 0.6, 32.0  # context on each side of the object: a share of its size, and at least these pixels
 _WHOLE = 0.6  # a window that covers this share of the image is replaced by the whole image
 _MAX_ASPECT = 1.75  # of a panel; a wider image gets bars above and below
@@ -129,9 +131,8 @@ def extent_of(box: Tensor | None, mask: Tensor | None) -> NDArray[np.float32] | 
     """The extent ``[4]`` XYXY of a box and a mask ``[H, W]`` together; None if there is neither."""
     extents = [box.detach().cpu().float().numpy()] if box is not None and box.isfinite().all() else []
     if mask is not None and mask.any():
-        rows, columns = (mask.any(dim=dim).nonzero().flatten() for dim in (1, 0))
-        corners = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
-        extents.append(np.array(corners, dtype=np.float32))
+        top, left, bottom, right = mask_extent(mask)
+        extents.append(np.array([left, top, right, bottom], dtype=np.float32))
     if not extents:
         return None
     both = np.stack(extents)
