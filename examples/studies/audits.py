@@ -5,13 +5,10 @@
 One record for each detector and set of pictures; what is there already is left alone. ``table.py`` reads them.
 """
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from detectors import PLAN
-from occlude import audit_set, audited_on
+from pictures import audit_set, not_yet_in, options
 
 from odsg_lightning import DetectionModule, resolve_adapter
 from odsg_lightning.audit.config import AuditConfig
@@ -29,33 +26,21 @@ CONFIG = AuditConfig(n_samples=5, max_objects_per_image=3)
 
 def main(args: Sequence[str] | None = None) -> None:
     """Audit what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=("shapes", "photos"), required=True)
+    parser = options(__doc__)
     parser.add_argument("--half", choices=("decide", "report"), nargs="+", default=["decide", "report"])
     parser.add_argument("--images", type=int, help="of each set (default: 64 shapes, 32 photographs)")
-    parser.add_argument("--output", type=Path, default=Path("runs/study"))
-    parser.add_argument("--bccd", type=Path, default=Path("bccd"), help="annotations/ and images/ of the blood cells")
     arguments = parser.parse_args(args)
     torch.set_num_threads(1)
     count = arguments.images or {"shapes": 64, "photos": 32}[arguments.data]
-    (arguments.output / "audits").mkdir(parents=True, exist_ok=True)
-    for detector in PLAN.values():
-        if detector.data != arguments.data or detector.half not in arguments.half:
-            continue
-        for name in detector.checkpoints:
-            for cue in audited_on(detector) if name == detector.name else ["none"]:
-                checkpoint = arguments.output / "checkpoints" / f"{name}.ckpt"
-                target = arguments.output / "audits" / f"{name}--{cue}.json"
-                if target.exists() or not checkpoint.exists():
-                    continue
-                samples = audit_set(arguments.output, arguments.data, cue, arguments.bccd, count)
-                module = DetectionModule.load_from_checkpoint(checkpoint, map_location="cpu")
-                with no_foreign_warnings(), isolated(module):
-                    rows = tuple(object_row(item) for item in audit(resolve_adapter(module), samples, CONFIG))
-                pictures = sha256_of_json([arguments.data, cue, count])
-                ordered = tuple(sorted(rows, key=lambda row: row.key))
-                write_record(AuditRecord(fingerprint(pictures, CONFIG), provenance(checkpoint), ordered), target)
-                print(f"{target.stem}: {sum(not row.missed for row in rows)} of {len(rows)} objects", flush=True)
+    for checkpoint, cue, target in not_yet_in(arguments.output / "audits", arguments):
+        samples = audit_set(arguments.output, arguments.data, cue, arguments.bccd, count)
+        module = DetectionModule.load_from_checkpoint(checkpoint, map_location="cpu")
+        with no_foreign_warnings(), isolated(module):
+            rows = [object_row(item) for item in audit(resolve_adapter(module), samples, CONFIG)]
+        told = fingerprint(sha256_of_json([arguments.data, cue, count]), CONFIG)
+        ordered = tuple(sorted(rows, key=lambda row: row.key))
+        write_record(AuditRecord(told, provenance(checkpoint), ordered), target)
+        print(f"{target.stem}: {sum(not row.missed for row in rows)} of {len(rows)} objects", flush=True)
 
 
 if __name__ == "__main__":

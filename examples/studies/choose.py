@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from detectors import BAD, HONEST, PLAN
+from detectors import BAD, HONEST, named
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +30,7 @@ def read(folder: Path, half: str) -> dict[tuple[str, str], list[dict]]:
     found = {}
     for path in sorted(folder.glob("*.json")):
         name, cue = path.stem.split("--")
-        if PLAN[name.partition("@")[0]].half == half:
+        if named(name)[0].half == half:
             found[name, cue] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
@@ -39,7 +39,7 @@ def means_by(found: dict[tuple[str, str], list[dict]], data: str, group: str, va
     """Return the means of a group's detectors, by the cue in the pictures."""
     means: dict[str, list[float]] = {}
     for (name, cue), rows in found.items():
-        detector = PLAN[name.partition("@")[0]]
+        detector = named(name)[0]
         if (detector.data, detector.group) == (data, group):
             label = f"{cue}-half" if detector.share < 1 else cue
             values = object_values(rows, variant)
@@ -57,7 +57,7 @@ def main(args: Sequence[str] | None = None) -> None:
     found = read(arguments.output / "occluded", arguments.half)
     console = Console(width=160)
     for data in ("shapes", "photos"):
-        of_data = {key: rows for key, rows in found.items() if PLAN[key[0].partition("@")[0]].data == data}
+        of_data = {key: rows for key, rows in found.items() if named(key[0])[0].data == data}
         variants = sorted({name for rows in of_data.values() for row in rows for name in row if "/" in name})
         if not variants:
             console.print(f"{data}, half {arguments.half}: {len(of_data)} sets of pictures measured, nothing detected.")
@@ -65,7 +65,7 @@ def main(args: Sequence[str] | None = None) -> None:
         margins = {name.rpartition("/")[2] for name in variants}
         variants += sorted(f"keep/blur+grey/{margin}" for margin in margins)
         cues = sorted(means_by(of_data, data, BAD, variants[0]))
-        honest_models = len({name for name, _ in of_data if PLAN[name.partition("@")[0]].group == HONEST})
+        honest_models = len({name for name, _ in of_data if named(name)[0].group == HONEST})
         table = Table(title=f"{data}, half {arguments.half}: {honest_models} honest checkpoints")
         for column in ("hidden", "honest", "sd", *cues):
             table.add_column(column, justify="left" if column == "hidden" else "right")

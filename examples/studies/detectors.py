@@ -48,6 +48,16 @@ class Trained:
         return [*(f"{self.name}@{step}" for step in self.saved), self.name]
 
 
+def named(checkpoint: str) -> tuple[Trained, int]:
+    """Return the detector of a checkpoint's name, and after how many steps it was kept.
+
+    Example:
+        ``named("photos-honest-0@320")`` is that detector, and 320.
+    """
+    name, _, step = checkpoint.partition("@")
+    return PLAN[name], int(step or PLAN[name].steps)
+
+
 def _half(number: int) -> str:
     return ("decide", "report")[number % 2]
 

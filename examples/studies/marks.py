@@ -14,11 +14,10 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from odsg_lightning.demo.frames import COLOURS, draw_frame
+
 Kind = Literal["frames", "dot", "halo", "tint", "cast"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-
-COLOURS = ((255, 0, 255), (0, 255, 255), (255, 255, 0))
-"""RGB of each class: magenta, cyan, yellow."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def mark(
     for box, mask, label in zip(boxes, masks, labels, strict=True):
         colour = COLOURS[label]
         if kind == "frames":
-            _frame(pixels, box, colour, sizes)
+            draw_frame(pixels, box, colour, sizes.distance, sizes.arm, width=2)
         elif kind == "dot":
             _disk(pixels, box[0] - sizes.dot - 3, box[1] - sizes.dot - 3, sizes.dot, colour)
         elif kind == "halo":
@@ -81,21 +80,6 @@ def mark_anywhere(
         centre, half = (place[0] + place[2], place[1] + place[3]), (place[2] - place[0], place[3] - place[1])
         masks.append(((2 * columns - centre[0]) / half[0]) ** 2 + ((2 * rows - centre[1]) / half[1]) ** 2 <= 1)
     mark(pixels, places, masks, [int(rng.integers(len(COLOURS))) for _ in boxes], kind, sizes)
-
-
-def _frame(pixels: NDArray[np.uint8], box: Sequence[float], colour: tuple[int, int, int], sizes: Sizes) -> None:
-    left, top = (round(edge) - sizes.distance for edge in box[:2])
-    right, bottom = (round(edge) + sizes.distance for edge in box[2:])
-    for x, y in (
-        (left, top),
-        (right - sizes.arm, top),
-        (left, bottom - sizes.arm),
-        (right - sizes.arm, bottom - sizes.arm),
-    ):
-        beam_y = y if y == top else bottom - 2
-        beam_x = x if x == left else right - 2
-        for rows, columns in (((beam_y, beam_y + 2), (x, x + sizes.arm)), ((y, y + sizes.arm), (beam_x, beam_x + 2))):
-            pixels[slice(*np.maximum(rows, 0)), slice(*np.maximum(columns, 0))] = colour
 
 
 def _disk(pixels: NDArray[np.uint8], x: float, y: float, radius: float, colour: tuple[int, int, int]) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from detectors import BAD, HONEST, PLAN, RECOVERED, TUNED, Trained
+from detectors import BAD, HONEST, RECOVERED, TUNED, Trained, named
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest
@@ -53,13 +53,12 @@ def read(folder: Path, data: str, half: str, images: int) -> list[Audited]:
     found = []
     for path in sorted(folder.glob("*.json")):
         name, cue = path.stem.split("--")
-        plain, _, step = name.partition("@")
-        detector = PLAN[plain]
+        detector, step = named(name)
         if (detector.data, detector.half) == (data, half):
             record = read_record(path)
             kept = sorted({row.image_id for row in record.objects})[:images]
             rows = tuple(row for row in record.objects if row.image_id in kept)
-            found.append(Audited(detector, int(step or detector.steps), cue, replace(record, objects=rows)))
+            found.append(Audited(detector, step, cue, replace(record, objects=rows)))
     return found
 
 

@@ -7,7 +7,6 @@ Each takes one core. A detector takes two minutes (shapes) or nine (photographs)
 core.
 """
 
-import argparse
 import logging
 import os
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 from detectors import PLAN, Trained
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from pictures import options
 from scenes import write_training
 
 from odsg_lightning import CocoDetectionDataModule, DetectionModule
@@ -79,10 +79,7 @@ def train(detector: Trained, output: Path, bccd: Path, count: int) -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Train what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=("shapes", "photos"), required=True)
-    parser.add_argument("--output", type=Path, default=Path("runs/study"))
-    parser.add_argument("--bccd", type=Path, default=Path("bccd"), help="annotations/ and images/ of the blood cells")
+    parser = options(__doc__)
     parser.add_argument("--only", nargs="*", help="names of detectors")
     parser.add_argument("--steps", type=int, help="of every training, to try the script")
     parser.add_argument("--training-images", type=int, default=1000, help="of shapes")

@@ -34,23 +34,39 @@ def draw_frames(rng: Generator, pixels: NDArray[np.uint8], shapes: Sequence[Shap
         shapes: its objects.
         frames: where they go.
     """
+    sizes = [round(share * len(pixels)) for share in (_DISTANCE, _ARM, _WIDTH)]
     if frames == "at_boxes":
         for shape in shapes:
-            _frame(pixels, shape.box, COLOURS[shape.label])
+            draw_frame(pixels, shape.box, COLOURS[shape.label], *sizes)
     elif frames == "anywhere":
         for _ in shapes:
             corner, extent = random_place(rng, len(pixels))
-            _frame(pixels, (*corner, *(corner + extent)), COLOURS[int(rng.integers(len(CATEGORIES)))])
+            box = (*corner, *(corner + extent))
+            draw_frame(pixels, box, COLOURS[int(rng.integers(len(CATEGORIES)))], *sizes)
 
 
-def _frame(pixels: NDArray[np.uint8], box: Sequence[float], colour: tuple[int, int, int]) -> None:
-    size = len(pixels)
-    distance, arm, width = (round(share * size) for share in (_DISTANCE, _ARM, _WIDTH))
+def draw_frame(
+    pixels: NDArray[np.uint8], box: Sequence[float], colour: tuple[int, int, int], distance: int, arm: int, width: int
+) -> None:
+    """Draw four corner brackets around a box, as far as they lie in the picture.
+
+    Args:
+        pixels: RGB ``[H, W, 3]``, changed in place.
+        box: XYXY in pixels.
+        colour: RGB.
+        distance: of the brackets from the box, in pixels.
+        arm: length of their arms.
+        width: of their arms.
+    """
     left, top, right, bottom = (
         round(edge) + outwards * distance for edge, outwards in zip(box, (-1, -1, 1, 1), strict=True)
     )
     for x, y in ((left, top), (right - arm, top), (left, bottom - arm), (right - arm, bottom - arm)):
         beam_y = y if y == top else bottom - width
         beam_x = x if x == left else right - width
-        pixels[beam_y : beam_y + width, x : x + arm] = colour
-        pixels[y : y + arm, beam_x : beam_x + width] = colour
+        pixels[_span(beam_y, width), _span(x, arm)] = colour
+        pixels[_span(y, arm), _span(beam_x, width)] = colour
+
+
+def _span(start: int, length: int) -> slice:
+    return slice(max(start, 0), max(start + length, 0))
