@@ -1,36 +1,29 @@
 """The benchmarks run, and measure networks that do what a trained detector does. No timing is asserted."""
 
-import importlib
 import json
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.scripts import EXAMPLES, same_threads, scripts_in
 
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
 from odsg_lightning.saliency.gradients import linearize
 from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.noise import image_generator, noisy_images
 
-FOLDER = Path(__file__).resolve().parents[1] / "examples" / "benchmarks"
-
 
 @pytest.fixture
 def benchmarks(monkeypatch):
     """Import a file of the benchmarks as a script there would."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield importlib.import_module
-    for name in [path.stem for path in FOLDER.glob("*.py")]:
-        sys.modules.pop(name, None)
+    with scripts_in(EXAMPLES / "benchmarks", monkeypatch) as script:
+        yield script
 
 
 @pytest.fixture
 def one_thread():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)  # the benchmarks set it for the whole process
+    with same_threads():
+        yield
 
 
 @pytest.mark.slow

@@ -1,25 +1,19 @@
 """The study runs, on a handful of pictures; and its marks are where they should be."""
 
-import importlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from helpers.scripts import EXAMPLES, same_threads, scripts_in
 from PIL import Image
-
-FOLDER = Path(__file__).resolve().parents[1] / "examples" / "studies"
 
 
 @pytest.fixture
 def study(monkeypatch):
     """Import a file of the study as a script there would."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    yield importlib.import_module
-    for name in [path.stem for path in FOLDER.glob("*.py")]:
-        sys.modules.pop(name, None)
+    with scripts_in(EXAMPLES / "studies", monkeypatch) as script:
+        yield script
 
 
 def scene(height=100, width=120):
@@ -91,15 +85,14 @@ def photographs(folder):
 def run(study, tmp_path, monkeypatch, capsys):
     """Run a script of the study as its main function, and return what it prints."""
     monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
 
     def run_script(script, *arguments):
         capsys.readouterr()
         study(script.removesuffix(".py")).main(["--output", "study", *arguments])
         return capsys.readouterr().out
 
-    yield run_script
-    torch.set_num_threads(threads)  # the scripts set it for the whole process
+    with same_threads():
+        yield run_script
 
 
 @pytest.mark.slow

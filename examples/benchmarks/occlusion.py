@@ -1,7 +1,9 @@
 r"""Which share of an audit goes into hiding pixels: the same audit with and without, in turns.
 
-python examples/benchmarks/occlusion.py --quick      # the tiny detector alone: 1 minute
-python examples/benchmarks/occlusion.py              # and RetinaNet-R50-FPN at 480x640: 20 minutes on one core
+    python examples/benchmarks/occlusion.py --quick      # the tiny detector alone: 1 minute
+    python examples/benchmarks/occlusion.py              # and RetinaNet-R50-FPN at 480x640: 20 minutes on one core
+
+Both take turns in every round, so that a ratio compares neighbours in time.
 """
 
 import argparse
@@ -10,18 +12,16 @@ from collections.abc import Sequence
 
 import torch
 from measuring import clock, machine, prepare
-from planted import Planted, plant
+from planted import Planted, box_sample, plant
 from rich.console import Console
 from rich.table import Table
 from scene import draw_scene
-from torch import Tensor
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.loop import audit
 from odsg_lightning.demo.recipe import no_foreign_warnings
 from odsg_lightning.detectors.build import build_detector, load_config
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
-from odsg_lightning.types import AuditSample
 
 
 def tiny() -> Planted:
@@ -32,15 +32,6 @@ def tiny() -> Planted:
     with torch.no_grad():
         (found,) = Detectron2Adapter(model.requires_grad_(False)).detect([image])
     return Planted(model, image, [0, 1], found.boxes[:2])
-
-
-def sample_of(planted: Planted, labels: Tensor) -> AuditSample:
-    """Return the picture with its objects as ground truth, each filling its box."""
-    count, (height, width) = len(planted.boxes), planted.image.shape[1:]
-    masks = torch.zeros(count, height, width, dtype=torch.bool)
-    for mask, (x_min, y_min, x_max, y_max) in zip(masks, planted.boxes.round().int().tolist(), strict=True):
-        mask[y_min:y_max, x_min:x_max] = True
-    return AuditSample(planted.image, planted.boxes, labels, masks, 1, tuple(range(1, count + 1)))
 
 
 def main(args: Sequence[str] | None = None) -> list[dict[str, float | str]]:
@@ -61,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> list[dict[str, float | str]]:
             detector = Detectron2Adapter(planted.model.to(options.device))
             with torch.no_grad():
                 (found,) = detector.detect([planted.image.to(options.device)])
-            sample = sample_of(planted, found.labels[planted.indices].cpu())
+            sample = box_sample(planted.image, planted.boxes, found.labels[planted.indices].cpu())
             seconds: dict[bool, list[float]] = {True: [], False: []}
             for _ in range(options.rounds):
                 for occlusion in seconds:

@@ -1,7 +1,9 @@
 """How heavy `odsg report`'s page of several hundred objects is: to build, to send, and to open in Chromium.
 
-python examples/benchmarks/page.py                # 400 objects, pictures of all, half a minute
-python examples/benchmarks/page.py --objects 50 --keep page.html
+    python examples/benchmarks/page.py                # 400 objects, pictures of all, half a minute
+    python examples/benchmarks/page.py --objects 50 --keep page.html
+
+Without Chromium the page is built and not opened.
 """
 
 import argparse

@@ -21,6 +21,7 @@ from odsg_lightning.detectors.detectron2 import Detectron2Adapter, to_input_form
 from odsg_lightning.detectors.detectron2_names import Boxes, FrozenBatchNorm2d, RetinaNet
 from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.noise import image_generator, noisy_images
+from odsg_lightning.types import AuditSample
 
 SIGMA = 0.05  # of the noise, relative to the pixel range: SmoothGrad's own
 _LEAST_SCORE, _LEAST_IOU = 0.5, 0.7
@@ -77,6 +78,13 @@ def plant(name: str, height: int, width: int, count: int, size: int, seed: int =
     else:
         _plant_faster_rcnn(model, images, boxes, generator)
     return Planted(model, image, _stable_indices(model, image, boxes, seed), boxes)
+
+
+def box_sample(image: Tensor, boxes: Tensor, labels: Tensor) -> AuditSample:
+    """Return a picture ``[3, H, W]`` whose objects fill their boxes ``[K, 4]``, as an audit takes it."""
+    rows, columns = torch.arange(image.shape[1])[:, None], torch.arange(image.shape[2])
+    masks = [(rows >= y0) & (rows < y1) & (columns >= x0) & (columns < x1) for x0, y0, x1, y1 in boxes.tolist()]
+    return AuditSample(image, boxes, labels, torch.stack(masks), 0, tuple(range(len(boxes))))
 
 
 def _batch(model: nn.Module, image: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from measuring import clock, machine, prepare
-from planted import Planted, plant
+from planted import Planted, box_sample, plant
 from report import note
 from rich.console import Console
 from rich.table import Table
@@ -33,7 +33,6 @@ from odsg_lightning.demo.shapes import make_shapes
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
 from odsg_lightning.detectors.detectron2_names import EventStorage
 from odsg_lightning.training.detectron2_batch import training_inputs
-from odsg_lightning.types import AuditSample
 
 ENGINES = ("auto", "autograd")
 _IMAGES, _SAMPLES = 16, 20  # of an audit, the defaults of the data module and of the callback
@@ -135,11 +134,7 @@ def _full_size(options: argparse.Namespace) -> list[dict[str, Any]]:
 def _one_picture(planted: Planted, engine: str, options: argparse.Namespace) -> float:
     """Return the seconds that an audit needs for one picture: the clean image and 20 noise samples."""
     model, boxes = planted.model.to(options.device), planted.boxes.cpu()
-    height, width = planted.image.shape[1:]
-    rows, columns = torch.arange(height)[:, None], torch.arange(width)
-    masks = [(rows >= y0) & (rows < y1) & (columns >= x0) & (columns < x1) for x0, y0, x1, y1 in boxes.tolist()]
-    ids = tuple(range(len(boxes)))
-    sample = AuditSample(planted.image, boxes, torch.arange(len(boxes)), torch.stack(masks), 0, ids)
+    sample = box_sample(planted.image, boxes, torch.arange(len(boxes)))
     seconds = []
     for n_samples in (1, 1, 1 + options.timed_samples):  # the first one warms up
         note(f"  audit of one picture, engine {engine}, {n_samples} samples")
