@@ -158,9 +158,9 @@ def _accept(options: argparse.Namespace) -> int:
     )
     together = f" with {len(further)} more trainings" if further else ""
     print(f"Accepted {first}{together} as {options.output}.")
-    for index, name in enumerate(("iof/object", "recall")):
-        before = f"{number(accepted.before[index])} -> " if accepted.before else ""
-        print(f"  {name}: {before}{number(accepted.after[index])}")
+    for name, mean in accepted.after.items():
+        before = f"{number(accepted.before[name])} -> " if accepted.before else ""
+        print(f"  {name}: {before}{number(mean)}")
     return 0
 
 

@@ -12,8 +12,8 @@ from odsg_lightning.gate.result import SkippedCheck
 from odsg_lightning.gate.values import ComparedValues, image_index
 from odsg_lightning.records.record import AuditRecord
 
-BY_CATEGORY = ("iof/object", "recall")
-"""Recall, too: a category that is no longer detected has no IOF that could fall."""
+BY_CATEGORY = ("occlusion/sufficiency", "occlusion/necessity", "iof/near", "recall")
+"""Recall, too: a category that is no longer detected has no other value that could fall."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def category_checks(
     if rule.level == "off":
         return checks, skipped
     images, members = image_index(record), _members(record)
-    for family in BY_CATEGORY:
+    for family in (name for name in BY_CATEGORY if len(values.paired(name))):
         for category, indices in members.items():
             name, objects = f"{family}[{category}]", np.intersect1d(indices, values.paired(family), assume_unique=True)
             n_images = len(np.unique(images[objects]))

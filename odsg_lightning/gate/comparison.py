@@ -1,5 +1,6 @@
 """Compares two records: object by object, and asks of each mean whether it fell by more than its margin."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -8,9 +9,10 @@ from odsg_lightning.gate.collapse import collapse_result
 from odsg_lightning.gate.comparable import differences, without_values
 from odsg_lightning.gate.config import COLLAPSED, GateConfig
 from odsg_lightning.gate.judging import judged
-from odsg_lightning.gate.result import SHOWN, ChangedObject, GateResult, overall
+from odsg_lightning.gate.resampling import Floats
+from odsg_lightning.gate.result import SHOWN, ChangedObject, CheckResult, GateResult, overall
 from odsg_lightning.gate.values import ComparedValues, check_values, compared_values, image_index
-from odsg_lightning.records.record import AuditRecord
+from odsg_lightning.records.record import AuditRecord, ObjectRow
 
 FEW_IMAGES = 16
 """With fewer images, real regressions are often overlooked: ``examples/benchmarks/gate_power.py``."""
@@ -49,7 +51,8 @@ def compare(
         results.insert(len(checks), collapse_result(values, images, config))
     without_data = [result.name for result in results if result.level == "error" and result.verdict == "no data"]
     n_images = int(images.max()) + 1
-    fallen, newly_missed, newly_undefined = _changed_objects(baseline, candidate, values)
+    ranked_by = _ranked_by(results, values)
+    fallen, newly_missed, newly_undefined = _changed_objects(baseline, candidate, values, ranked_by)
     return GateResult(
         verdict=overall(tuple(results)),
         reasons=without_values(baseline, candidate, without_data),
@@ -59,6 +62,7 @@ def compare(
         n_accepted=1 + len(further),
         n_images=n_images,
         n_objects=len(images),
+        ranked_by=ranked_by,
         worst=tuple(fallen[:SHOWN]),
         newly_missed=tuple(newly_missed),
         newly_undefined=tuple(newly_undefined),
@@ -78,24 +82,36 @@ def _in_order_of(baseline: AuditRecord, record: AuditRecord) -> AuditRecord:
     return replace(record, objects=tuple(record.by_key[row.key] for row in baseline.objects))
 
 
+def _ranked_by(results: list[CheckResult], values: ComparedValues) -> str:
+    """Return the value by which objects are named: of the first check that failed, else of the first with values."""
+    failed = [result.name for result in results if (result.level, result.verdict) == ("error", "fail")]
+    shares = [name for name in (*failed, *BY_CATEGORY) if name.startswith(("occlusion/", "iof/"))]
+    return next((name for name in shares if name in values.before and len(values.paired(name))), "iof/object")
+
+
 def _changed_objects(
-    baseline: AuditRecord, candidate: AuditRecord, values: ComparedValues
+    baseline: AuditRecord, candidate: AuditRecord, values: ComparedValues, ranked_by: str
 ) -> tuple[list[ChangedObject], list[ChangedObject], list[ChangedObject]]:
-    """Return the objects whose ``iof/object`` fell, the largest fall first, and those newly missed or undefined."""
+    """Return the objects of which a value fell, the largest fall first, and those newly missed or undefined."""
     fallen, missed, undefined = [], [], []
-    falls = values.after["iof/object"] - values.before["iof/object"]
+    each = check_values(baseline)[ranked_by], check_values(candidate)[ranked_by]
+    in_common = values.before[ranked_by], values.after[ranked_by]
     for index, (before, after) in enumerate(zip(baseline.objects, candidate.objects, strict=True)):
+
+        def changed(old: Floats, new: Floats, index: int = index, before: ObjectRow = before) -> ChangedObject:
+            sides = (None if math.isnan(side[index]) else float(side[index]) for side in (old, new))
+            return ChangedObject(*before.key, before.file_name, before.category, *sides)
+
         if before.missed:
             continue
-        changed = ChangedObject(*before.key, before.file_name, before.category, before.object_iof, after.object_iof)
         if after.missed:
-            missed.append(changed)
+            missed.append(changed(*each))
             continue
         if set(after.undefined) - set(before.undefined):
-            undefined.append(changed)
-        if falls[index] < 0:
-            old, new = (float(side["iof/object"][index]) for side in (values.before, values.after))
-            fallen.append((float(falls[index]), changed.key, replace(changed, baseline=old, candidate=new)))
+            undefined.append(changed(*each))
+        fall = float(in_common[1][index] - in_common[0][index])
+        if fall < 0:
+            fallen.append((fall, before.key, changed(*in_common)))
     return [changed for _, _, changed in sorted(fallen, key=lambda entry: entry[:2])], missed, undefined
 
 

@@ -105,7 +105,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class CategoryRule:
-    """``iof/object`` and ``recall`` of each category by itself.
+    """Occlusion, ``iof/near`` and ``recall`` of each category by itself.
 
     Attributes:
         margin: how far a category's mean may fall.

@@ -101,9 +101,9 @@ class SkippedCheck:
 
 @dataclass(frozen=True, slots=True)
 class ChangedObject:
-    """An object that fell, with its ``iof/object`` in both records; None where it was missed or all is undefined.
+    """An object that fell, with the value :attr:`GateResult.ranked_by` in both records; None where it has none.
 
-    Of an object whose ``iof/object`` fell, it is the mean of the maps that are defined in both.
+    Of an object whose IOF fell, it is the mean of the maps that are defined in both.
     """
 
     image_id: int
@@ -134,7 +134,9 @@ class GateResult:
         n_accepted: accepted audits that the candidate was compared with.
         n_images: images of the audit set.
         n_objects: objects of the audit set.
-        worst: the largest falls of ``iof/object``, at most five.
+        ranked_by: the value whose falls are named: that of the first check of level error that fails, or, if none does,
+            of the first with a value.
+        worst: the largest falls of that, at most five.
         newly_missed: detected in the baseline, missed in the candidate.
         newly_undefined: detected in both, with a map undefined that was defined in the baseline.
         sides: of ``baseline`` and ``candidate``: ``file``, ``checkpoint``, ``checkpoint_sha256``, ``git_commit``.
@@ -149,6 +151,7 @@ class GateResult:
     n_accepted: int = 1
     n_images: int = 0
     n_objects: int = 0
+    ranked_by: str = "iof/object"
     worst: tuple[ChangedObject, ...] = ()
     newly_missed: tuple[ChangedObject, ...] = ()
     newly_undefined: tuple[ChangedObject, ...] = ()

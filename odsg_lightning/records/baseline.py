@@ -8,10 +8,14 @@ from pathlib import Path
 
 from odsg_lightning.errors import BrokenInputError, UserInputError
 from odsg_lightning.files import replaced, sha256_of
+from odsg_lightning.names import OCCLUSION_NAMES
 from odsg_lightning.records.maps_file import maps_beside, maps_path
 from odsg_lightning.records.means import audit_means
 from odsg_lightning.records.record import AuditRecord, differing_entries, read_record, write_record
 from odsg_lightning.text import plain
+
+SHOWN = (*(f"occlusion/{name}" for name in OCCLUSION_NAMES), "iof/near", "audit/recall")
+"""What is said of a baseline when it is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +23,12 @@ class Accepted:
     """What was replaced by what.
 
     Attributes:
-        before: mean ``iof/object`` and recall of the baseline before; None if there was none.
+        before: means of :data:`SHOWN` of the baseline before, None where one is undefined; None if there was none.
         after: of the new one.
     """
 
-    before: tuple[float | None, float | None] | None
-    after: tuple[float | None, float | None]
+    before: Mapping[str, float | None] | None
+    after: Mapping[str, float | None]
 
 
 def accept_baseline(
@@ -144,6 +148,6 @@ def _refuse_other_audit(existing: AuditRecord, record: AuditRecord) -> None:
         )
 
 
-def _means(record: AuditRecord) -> tuple[float | None, float | None]:
+def _means(record: AuditRecord) -> dict[str, float | None]:
     means = audit_means(record.objects)
-    return means["iof/object"], means["audit/recall"]
+    return {name: means[name] for name in SHOWN}

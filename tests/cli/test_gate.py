@@ -16,6 +16,7 @@ from helpers.records import as_baseline, as_missed, bomb_npz, dropped, make_reco
 from odsg_lightning.cli import main
 from odsg_lightning.files import MAX_JSON_BYTES, sha256_of
 from odsg_lightning.gate import read_gate_config
+from odsg_lightning.names import OCCLUSION_NAMES
 from odsg_lightning.records.record import read_record, write_record
 
 
@@ -265,7 +266,7 @@ def test_maps_that_cannot_be_used_never_read_as_a_pass(tmp_path, capsys, damage)
     record = make_record(20, 3, missed=0)
     write_with_maps(as_baseline(record), tmp_path / "ci" / "baseline.json")
     path = tmp_path / "ci" / "worse.json"
-    candidate = write_with_maps(dropped(record, 0.01), path)
+    candidate = write_with_maps(dropped(record, 0.01, OCCLUSION_NAMES), path)
     beside = path.with_suffix(".maps.npz")
     if damage == "link":
         beside.rename(tmp_path / "elsewhere.npz")
@@ -316,12 +317,12 @@ def accept(folder, *options, candidate="worse.json", output="new.json", reason="
 def test_accepting_prints_what_changed(folder, capsys):
     assert accept(folder, output="baseline.json") == 0
     text = capsys.readouterr().out
-    assert "iof/object: 0.611 -> 0.411" in text
+    assert "iof/near: 0.900 -> 0.700" in text
     assert "recall: 1.000 -> 1.000" in text
     assert [entry["reason"] for entry in read_record(folder / "baseline.json").accepted] == ["first model", "new data"]
     assert gate(folder, "worse.json") == 0
     assert accept(folder, candidate="same.json") == 0
-    assert "iof/object: 0.611\n" in capsys.readouterr().out
+    assert "iof/near: 0.900\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 from helpers.records import as_baseline, as_missed, as_undefined, as_unjudged, dropped, make_record, shifted, with_rows
 
 from odsg_lightning.gate import CategoryRule, GateConfig, GateResult, Margin, Rule, compare
+from odsg_lightning.gate.checks import BY_CATEGORY
 from odsg_lightning.gate.config import CHECKS
 from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, OCCLUSION_NAMES
 
@@ -259,7 +260,7 @@ def test_a_drop_in_one_category_is_found():
     record = make_record(30, 4, missed=0, categories=["cat", "dog", "cow", "hen"])
     candidate = with_rows(record, lambda row: shifted(row, 0.16) if row.category == "cow" else row)
     result = compare(record, candidate, by_category({}))
-    assert {one.name for one in result.checks if one.verdict == "fail"} == {"iof/object[cow]"}
+    assert {one.name for one in result.checks if one.verdict == "fail"} == {"iof/near[cow]"}
     assert result.verdict == "regression"
     assert compare(record, candidate).verdict == "pass"  # it drowns, and categories only warn
 
@@ -269,14 +270,15 @@ def test_a_category_that_is_no_longer_detected_fails_by_its_recall():
     candidate = with_rows(record, lambda row: as_missed(row) if row.category == "cow" else row)
     result = compare(record, candidate, by_category({}))
     assert check(result, "recall[cow]").verdict == "fail"
-    assert [one.name for one in result.skipped_checks] == ["iof/object[cow]"]
+    skipped = [f"{name}[cow]" for name in ("occlusion/sufficiency", "occlusion/necessity", "iof/near")]
+    assert [one.name for one in result.skipped_checks] == skipped
     assert result.skipped_checks[0].reason == "0 objects in 0 images to compare, needs 20 in 5"
 
 
 def test_small_categories_are_skipped_with_the_reason():
     record = make_record(21, 4, missed=0, categories=["cat", "dog", "cow", "hen"])
     record = with_rows(record, lambda row: replace(row, category="eel") if row.annotation_id in (1, 2, 3) else row)
-    assert {one.name for one in compare(record, record).skipped_checks} == {"iof/object[eel]", "recall[eel]"}
+    assert {one.name for one in compare(record, record).skipped_checks} == {f"{name}[eel]" for name in BY_CATEGORY}
     four_images = make_record(4, 20, missed=0, categories=["cat"])
     assert "80 objects in 4 images" in compare(four_images, four_images).skipped_checks[0].reason
 
@@ -286,9 +288,9 @@ def test_small_categories_are_skipped_with_the_reason():
 def test_one_category_alone_is_judged_as_all_objects_are(drop, seed):
     one = {"categories": ["cat"], "seed": seed, "seed_sd": 0.15, "missed": 0.0}
     record, candidate = make_record(**one), dropped(make_record(**one, audit_seed=1, fingerprint={"seed": 0}), drop)
-    all_objects = compare(record, candidate, only("iof/object", Rule(Margin(0.1)))).checks[0]
-    category = compare(record, candidate, by_category({})).checks[0]
-    assert (category.name, category.verdict) == ("iof/object[cat]", all_objects.verdict)
+    all_objects = compare(record, candidate, only("iof/near", Rule(Margin(0.1)))).checks[0]
+    category = check(compare(record, candidate, by_category({})), "iof/near[cat]")
+    assert category.verdict == all_objects.verdict
     assert (category.lower, category.upper) == (all_objects.lower, all_objects.upper)
 
 
@@ -296,13 +298,12 @@ def test_false_discoveries_are_controlled_over_categories():
     """Each category of many falls by a little more than the margin in a few resamples: single, one would fail."""
     names = [f"class {index}" for index in range(20)]
     generator = np.random.default_rng(0)
-    record = make_record(40, 20, missed=0, categories=names, **QUIET)
+    record = make_record(40, 20, missed=0, categories=names, sufficiency=0.5, **QUIET)
     wanted = {name: -0.1 for name in names} | {"class 3": -0.185}
     noise = {row.key: generator.normal(0, 0.22) for row in record.objects}
-    candidate = with_rows(record, lambda row: shifted(row, -wanted[row.category] + noise[row.key]))
+    candidate = with_rows(record, lambda row: shifted(row, -wanted[row.category] + noise[row.key], ["sufficiency"]))
     result = compare(record, candidate, by_category({}))
-    iof = [one for one in result.checks if one.name.startswith("iof")]
-    single = [one for one in iof if one.upper < -0.1]
+    single = [one for one in result.checks if one.name.startswith("occlusion/sufficiency") and one.upper < -0.1]
     assert single
     assert all(one.verdict == ("fail" if one.p <= 0.025 else "inconclusive") for one in single)
     assert [one.name for one in single if one.verdict == "inconclusive"]  # refused only by the adjustment
@@ -340,15 +341,31 @@ def test_the_worst_objects_come_first_and_lost_ones_are_listed():
             return as_missed(row)
         if row.annotation_id == 2:
             return as_undefined(row, ["score"])
-        return shifted(row, falls.get(row.annotation_id, -0.1))
+        return shifted(row, falls.get(row.annotation_id, -0.1), ["sufficiency"])
 
-    result = compare(record, with_rows(record, change))
+    candidate = with_rows(record, change)
+    result = compare(record, candidate)
+    assert result.ranked_by == "occlusion/sufficiency"
     assert [one.annotation_id for one in result.worst] == [5, 7, 3, 8, 10]
-    assert result.worst[0].baseline == pytest.approx(0.6)
-    assert result.worst[0].candidate == pytest.approx(0.3)
+    (before,) = (row for row in record.objects if row.annotation_id == 5)
+    (after,) = (row for row in candidate.objects if row.annotation_id == 5)
+    assert result.worst[0].baseline == before.occlusion["sufficiency"]
+    assert result.worst[0].candidate == after.occlusion["sufficiency"]
     assert [one.annotation_id for one in result.newly_missed] == [1]
-    assert (result.newly_missed[0].candidate, result.newly_missed[0].baseline) == (None, pytest.approx(0.6))
+    assert result.newly_missed[0].candidate is None
+    assert result.newly_missed[0].baseline == record.objects[0].occlusion["sufficiency"]
     assert [one.annotation_id for one in result.newly_undefined] == [2]
+
+
+def test_objects_are_named_by_what_fails():
+    record = make_record(20, 1, missed=0, **QUIET)
+    fallen = compare(record, dropped(record, 0.3, [f"{p}/near" for p in BOX_PARAMETERS]))
+    assert [one.name for one in fallen.checks if (one.verdict, one.level) == ("fail", "error")] == ["iof/near"]
+    assert (fallen.ranked_by, len(fallen.worst)) == ("iof/near", 5)
+    without = make_record(20, 1, missed=0, occlusion=False, **QUIET)
+    assert compare(without, without).ranked_by == "iof/near"
+    nothing = with_rows(record, as_missed)
+    assert compare(record, nothing).ranked_by == "iof/object"
 
 
 def test_two_audits_of_one_checkpoint_pass():

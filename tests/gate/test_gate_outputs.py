@@ -114,17 +114,17 @@ def test_what_decides_comes_first_and_the_rest_under_its_own_line(regression):
 def test_passed_categories_are_counted_and_others_shown():
     record = make_record(30, 4, missed=0, categories=["cat", "dog"])
     candidate = with_rows(record, lambda row: dropped(replace(record, objects=(row,)), 0.3).objects[0])
-    assert "iof/object[cat]" in printed(compare(record, candidate))
+    assert "iof/near[cat]" in printed(compare(record, candidate))
     same = printed(compare(record, record))
-    assert "iof/object[cat]" not in same
-    assert "4 checks of categories passed." in same
+    assert "iof/near[cat]" not in same
+    assert "8 checks of categories passed." in same
 
 
 def test_warnings_and_what_was_left_out_are_shown():
     record = make_record(4, 3, categories=["cat", "dog", "cow"])
     text = printed(compare(record, record))
     assert "Warning: The audit set has only 4 images" in text
-    assert "6 checks of categories left out:" in text
+    assert "12 checks of categories left out:" in text
     assert "objects in 4 images to compare, needs 20 in 5" in text
     assert "Fewer than 5 images, so the range of their means stands for the interval: occlusion/sufficiency" in text
 

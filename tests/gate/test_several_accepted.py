@@ -86,8 +86,8 @@ def test_categories_have_their_own_lowest():
 
     config = GateConfig(categories=CategoryRule(Margin(0.1)))
     result = compare(baseline(lower_cats(0.08)), FIRST, config)
-    assert check(result, "iof/object[cat]").threshold == pytest.approx(-0.14, abs=1e-3)
-    assert check(result, "iof/object[dog]").threshold == pytest.approx(-0.1)
+    assert check(result, "iof/near[cat]").threshold == pytest.approx(-0.14, abs=1e-3)
+    assert check(result, "iof/near[dog]").threshold == pytest.approx(-0.1)
 
 
 def test_a_relative_margin_is_a_share_of_the_mean_of_all():

@@ -4,9 +4,9 @@ Keys: ``schema``, ``verdict`` (``pass``, ``regression``, ``inconclusive``, ``not
 ``exit_code``, ``strict``, ``reasons`` and ``warnings`` (sentences), ``baseline`` and ``candidate`` (``file``,
 ``checkpoint``, ``checkpoint_sha256``, ``git_commit``), ``n_accepted`` (accepted audits compared with), ``n_images``,
 ``n_objects``, ``checks`` (the attributes of :class:`odsg_lightning.gate.result.CheckResult`, ``change`` and
-``higher_is_better``), ``skipped_checks`` (``name``, ``reason``), ``worst``, ``newly_missed``, ``newly_undefined``
-(``image_id``, ``annotation_id``, ``file_name``, ``category``, ``baseline``, ``candidate``: their ``iof/object``;
-``strip``: path of a picture). null is undefined. Later versions may add keys.
+``higher_is_better``), ``skipped_checks`` (``name``, ``reason``), ``ranked_by`` (name of a value), and the objects
+``worst``, ``newly_missed``, ``newly_undefined`` (``image_id``, ``annotation_id``, ``file_name``, ``category``,
+``baseline``, ``candidate``: that value; ``strip``: path of a picture). null is undefined. Later versions may add keys.
 """
 
 import json
@@ -49,6 +49,7 @@ def result_as_json(result: GateResult, strict: bool = False) -> dict[str, Any]:
         "n_accepted": result.n_accepted,
         "n_images": result.n_images,
         "n_objects": result.n_objects,
+        "ranked_by": result.ranked_by,
         "checks": [
             {**asdict(check), "change": check.change, "higher_is_better": check.higher_is_better}
             for check in result.checks

@@ -44,18 +44,17 @@ def with_strips(result: GateResult, baseline: Path, candidate: Path, folder: Pat
         pictures = [beside.strip(changed.key) if beside else b"" for beside in maps]
         path = folder / f"image_{changed.image_id}_annotation_{changed.annotation_id}.png"
         with replaced(path) as temporary:
-            _pair(changed, *pictures).save(temporary, format="PNG")
+            _pair(changed, result.ranked_by, *pictures).save(temporary, format="PNG")
         strips[changed.key] = path
     return replace(result, strips=strips)
 
 
-def _pair(changed: ChangedObject, above: bytes, below: bytes) -> Image.Image:
+def _pair(changed: ChangedObject, name: str, above: bytes, below: bytes) -> Image.Image:
     rows: list[tuple[str, Image.Image | None]] = [(f"{plain(changed.category, 40)}, {place(changed)}", None)]
     for side, value, strip in (("baseline", changed.baseline, above), ("candidate", changed.candidate, below)):
         picture = Image.open(io.BytesIO(strip)).convert("RGB") if strip else None
-        rows.append(
-            (f"{side}: {f'iof/object {number(value)}' if picture else 'missed, or no picture stored'}", picture)
-        )
+        told = f"{name} {number(value)}" if picture else "missed, or no picture stored"
+        rows.append((f"{side}: {told}", picture))
     pictures = [picture for _, picture in rows if picture]
     width = max([600, *(picture.width for picture in pictures)])
     page = Image.new("RGB", (width, len(rows) * _LINE + sum(picture.height for picture in pictures)), "white")

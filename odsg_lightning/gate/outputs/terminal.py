@@ -93,7 +93,7 @@ def details(result: GateResult) -> Iterator[str]:
 def changed_lists(result: GateResult) -> list[tuple[str, tuple[ChangedObject, ...]]]:
     """Return the lists of objects that are not empty, with their titles."""
     lists = [
-        ("Largest falls of iof/object", result.worst),
+        (f"Largest falls of {result.ranked_by}", result.worst),
         (f"Newly missed ({len(result.newly_missed)})", result.newly_missed),
         (f"Newly undefined ({len(result.newly_undefined)})", result.newly_undefined),
     ]
