@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from odsg_lightning.callback.callback import ODSmoothGradCallback
     from odsg_lightning.data.datamodule import CocoDetectionDataModule
     from odsg_lightning.detectors.resolve import resolve_adapter
+    from odsg_lightning.explanations.explain import explain
     from odsg_lightning.metrics.iof import IntersectionOverForeground
     from odsg_lightning.training.module import DetectionModule
 
@@ -23,6 +24,7 @@ __all__ = [
     "DetectionModule",
     "IntersectionOverForeground",
     "ODSmoothGradCallback",
+    "explain",
     "resolve_adapter",
 ]
 
@@ -31,6 +33,7 @@ _HOME = {
     "DetectionModule": "odsg_lightning.training.module",
     "IntersectionOverForeground": "odsg_lightning.metrics.iof",
     "ODSmoothGradCallback": "odsg_lightning.callback.callback",
+    "explain": "odsg_lightning.explanations.explain",
     "resolve_adapter": "odsg_lightning.detectors.resolve",
 }
 

@@ -88,6 +88,32 @@ class Detections(_ComparedByValue):
 
 
 @dataclass(frozen=True, eq=False)
+class Candidates(_ComparedByValue):
+    """Anchors (RetinaNet) or regions of interest (Faster R-CNN) of one image, and the class that is asked of each.
+
+    Attributes:
+        regions: ``[K, 4]`` XYXY, pixels of the image.
+        labels: ``[K]`` int64 class index.
+        rows: ``[K]`` index among the anchors of all levels; -1 for a region of interest.
+        against: ``[K]`` int64 class whose logit is subtracted, to ask why it is the one rather than the other; -1 to
+            subtract nothing.
+    """
+
+    regions: Tensor
+    labels: Tensor
+    rows: Tensor
+    against: Tensor
+
+    def __len__(self) -> int:
+        """Return their number."""
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor | list[int] | slice) -> "Candidates":
+        """Return some of them, in the order asked for."""
+        return Candidates(self.regions[index], self.labels[index], self.rows[index], self.against[index])
+
+
+@dataclass(frozen=True, eq=False)
 class AuditSample(_ComparedByValue):
     """One image of the audit set with its ground truth.
 
@@ -138,6 +164,20 @@ class LocalGradient(NamedTuple):
 
     Attributes:
         values: ``[5, 3, h, w]`` d (x_min, y_min, x_max, y_max, score) / d image, RGB.
+        top: image row of the first row of ``values``.
+        left: image column of the first column of ``values``.
+    """
+
+    values: Tensor
+    top: int = 0
+    left: int = 0
+
+
+class LocalMaps(NamedTuple):
+    """One look's maps of an object's five numbers, on the part of the image outside of which they are zero.
+
+    Attributes:
+        values: ``[5, h, w]``, not negative.
         top: image row of the first row of ``values``.
         left: image column of the first column of ``values``.
     """

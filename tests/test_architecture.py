@@ -18,21 +18,24 @@ ALLOWED = {
     "files": set(),
     "config_files": set(),
     "saliency": {"types"},
+    "explainers": {"saliency", "types"},
     "occlusion": {"saliency", "types"},
     "metrics": {"saliency", "occlusion"},
     "viz": {"saliency"},
     "detectors": {"saliency", "types", "files", "config_files"},
     "records": {"files", "environment"},
     "audit": {"records", "detectors", "metrics", "occlusion", "saliency", "viz", "types"},
+    "explanations": {"explainers", "audit", "detectors", "saliency", "viz", "types"},
     "data": {"records", "files", "types"},
     "training": {"data", "detectors", "types"},
     "callback": {"audit", "records", "detectors", "metrics", "saliency", "types"},
-    "checkpoints": {"audit", "data", "records", "detectors", "saliency", "files", "environment", "types"},
+    "checkpoints": {"explanations", "audit", "data", "records", "detectors", "saliency"}
+    | {"files", "environment", "types"},
     "gate": {"records", "files"},
     "report": {"records", "viz", "gate"},
     "demo": {"callback", "training", "data", "records", "saliency"},
     "cli": {"demo", "checkpoints", "callback", "training", "gate", "report", "data", "audit", "records"}
-    | {"saliency", "files", "environment", "config_files"},
+    | {"explainers", "saliency", "files", "environment", "config_files"},
 }
 WITHOUT_TORCH = ("records", "gate", "report", "cli")
 FOLDERS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file())

@@ -1,6 +1,7 @@
 """One audit: which objects of a fixed set are detected, what each of their five numbers looks at, what they need."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import repeat
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.measure import AuditedObject, measured
 from odsg_lightning.occlusion.evidence import OcclusionEvidence, occlusion_evidence
+from odsg_lightning.saliency.gradients import gradient_looks
 from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.noise import image_generator
 from odsg_lightning.saliency.protocol import Detector
@@ -76,8 +78,7 @@ def audit(
             sigma=config.noise,
             match_iou=config.match_iou,
             tolerance=config.tolerance,
-            engine=config.engine,
-            precision=config.precision,
+            look=partial(gradient_looks, engine=config.engine, precision=config.precision),
             on_sample=on_sample,
         )
         for _ in range(0 if paired else config.samples_per_image):

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -16,6 +16,7 @@ from odsg_lightning.audit.loop import audit
 from odsg_lightning.audit.measure import fingerprint, object_maps, object_row
 from odsg_lightning.audit.strips import audited_strip
 from odsg_lightning.checkpoints.detector import LoadedDetector, load_detector
+from odsg_lightning.checkpoints.device import Device, choose_device
 from odsg_lightning.data.audit_set_files import load_sample, unchanged_dataset
 from odsg_lightning.detectors.build import class_count, portable_config
 from odsg_lightning.detectors.resolve import resolve_adapter
@@ -30,8 +31,6 @@ from odsg_lightning.records.record import AuditRecord, ObjectRow, read_record, w
 from odsg_lightning.saliency.gradients import engine_choice
 from odsg_lightning.saliency.protocol import Detector
 from odsg_lightning.types import AuditSample
-
-Device = Literal["auto", "cpu", "cuda"]
 
 
 def audit_checkpoint(
@@ -81,7 +80,7 @@ def audit_checkpoint(
     """
     checkpoint, output, config = Path(checkpoint), Path(output), config or AuditConfig()
     _refuse_output(output)
-    place = _device(device)
+    place = choose_device(device)
     chosen = read_audit_set(audit_set)
     coco = unchanged_dataset(chosen, _path(annotations), _path(images))
     if checkpoint.suffix != ".ckpt" and num_classes is None:
@@ -174,16 +173,6 @@ def _refuse_fewer_classes(module: LoadedDetector, chosen: AuditSet, checkpoint: 
             f"Expected {checkpoint} to be a detector of at least {needed} classes, the number of categories of the "
             f"audit set, but it has {count}."
         )
-
-
-def _device(device: Device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserInputError(
-            "Expected argument `device` to be one that is there, but got 'cuda', and PyTorch finds no GPU."
-        )
-    return torch.device(device)
 
 
 @contextmanager

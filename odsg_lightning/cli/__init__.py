@@ -10,12 +10,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from odsg_lightning.cli import audit, demo, gate, lightning, report
+from odsg_lightning.cli import audit, demo, explain, gate, lightning, report
 from odsg_lightning.cli.version import PrintVersions
 from odsg_lightning.errors import BrokenInputError, MissingDependencyError, UserInputError
 from odsg_lightning.text import printable
 
-_PARTS = (lightning, audit, gate, report, demo)
+_PARTS = (lightning, audit, explain, gate, report, demo)
 _USAGE = 2
 _BROKEN_INPUT = 3
 _UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from odsg_lightning.metrics.per_object import PerObjectMetric
-from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, PARAMETERS, SUMMARY_NAMES
+from odsg_lightning.metrics.per_object import PerObjectMetric, check_maps_and_masks
+from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, SUMMARY_NAMES
 from odsg_lightning.saliency.masks import above_share, grown, object_size, object_thirds, smoothed
 
 
@@ -49,7 +49,7 @@ def intersection_over_foreground(
         >>> by_name["x_min/edge"], by_name["x_min/near"]  # two pixels more are within a fifth of its size
         (0.5, 1.0)
     """
-    _check(maps, masks)
+    check_maps_and_masks(maps, masks)
     values = []
     for of_object, mask in zip(maps, masks, strict=True):
         smooth = smoothed(of_object, blur_sigma)
@@ -88,18 +88,6 @@ def share_in_region(foreground: Tensor, region: Tensor) -> Tensor:
     """
     inside = (foreground & region).sum(dim=(-2, -1), dtype=torch.float32)
     return inside / foreground.sum(dim=(-2, -1), dtype=torch.float32)  # 0 / 0 is NaN: undefined
-
-
-def _check(maps: Tensor, masks: Tensor) -> None:
-    if maps.ndim != 4 or maps.shape[1] != len(PARAMETERS) or not maps.is_floating_point():
-        raise ValueError(
-            f"Expected argument `maps` to be a float tensor [N, 5, H, W], but got {maps.dtype} {tuple(maps.shape)}."
-        )
-    expected = (maps.shape[0], *maps.shape[2:])
-    if masks.dtype != torch.bool or masks.shape != expected:
-        raise ValueError(
-            f"Expected argument `masks` to be a bool tensor {expected}, but got {masks.dtype} {tuple(masks.shape)}."
-        )
 
 
 class IntersectionOverForeground(PerObjectMetric):

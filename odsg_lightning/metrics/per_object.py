@@ -7,6 +7,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from odsg_lightning.names import PARAMETERS
+
 
 class PerObjectMetric(Metric):
     """A metric that keeps one array of values for each object, NaN where a value is undefined.
@@ -39,3 +41,20 @@ class PerObjectMetric(Metric):
     def _keep(self, values: Tensor) -> None:
         """Add the values of some objects, ``[N, *shape]``."""
         self.flat_values.append(values.flatten().to(self.device))
+
+
+def check_maps_and_masks(maps: Tensor, masks: Tensor) -> None:
+    """Refuse maps that are not float ``[N, 5, H, W]``, and masks that are not bool ``[N, H, W]``.
+
+    Raises:
+        ValueError: says what came.
+    """
+    if maps.ndim != 4 or maps.shape[1] != len(PARAMETERS) or not maps.is_floating_point():
+        raise ValueError(
+            f"Expected argument `maps` to be a float tensor [N, 5, H, W], but got {maps.dtype} {tuple(maps.shape)}."
+        )
+    expected = (maps.shape[0], *maps.shape[2:])
+    if masks.dtype != torch.bool or masks.shape != expected:
+        raise ValueError(
+            f"Expected argument `masks` to be a bool tensor {expected}, but got {masks.dtype} {tuple(masks.shape)}."
+        )

@@ -16,7 +16,7 @@ from odsg_lightning.saliency.protocol import (
     Linearization,
     LinearizingDetector,
 )
-from odsg_lightning.types import LocalGradient
+from odsg_lightning.types import LocalGradient, LocalMaps
 
 
 def linearize(
@@ -63,6 +63,31 @@ def linearize_each(
             return next(linearizations, None)
 
     return iter(following, None)
+
+
+def gradient_looks(
+    detector: Detector, images: Iterable[Tensor], engine: Engine = "auto", precision: Precision = "full"
+) -> Iterator["GradientLook"]:
+    """Yield the plain gradient of each of several images of one size; see :func:`linearize_each`."""
+    # Not a generator of its own: it would keep one graph while the next is built.
+    return map(GradientLook, linearize_each(detector, images, engine, precision))
+
+
+class GradientLook:
+    """The map of a number is the largest magnitude of its three derivatives at each pixel.
+
+    Simonyan, Vedaldi & Zisserman, "Deep Inside Convolutional Networks", 2014.
+    """
+
+    def __init__(self, linearization: Linearization) -> None:
+        """Take the detector at one image."""
+        self._linearization = linearization
+        self.detections = linearization.detections
+
+    def maps(self, indices: Iterable[int]) -> Iterator[LocalMaps]:
+        """See :class:`odsg_lightning.saliency.protocol.Look`."""
+        for gradient in self._linearization.gradients(indices):
+            yield LocalMaps(gradient.values.abs().amax(dim=1), gradient.top, gradient.left)
 
 
 def engine_choice(detector: Detector, engine: Engine = "auto", precision: Precision = "full") -> EngineChoice:

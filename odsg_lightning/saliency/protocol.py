@@ -4,14 +4,14 @@
 that asks which of them a detector has.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from odsg_lightning.saliency.options import Engine, Precision
-from odsg_lightning.types import Detections, LocalGradient
+from odsg_lightning.types import Candidates, Detections, LocalGradient, LocalMaps
 
 
 @runtime_checkable
@@ -86,4 +86,62 @@ class BatchingDetector(LinearizingDetector, Protocol):
 
         How many images are taken before the first result is the detector's choice. What it yields it must not keep.
         """
+        ...
+
+
+class Look(Protocol):
+    """What an explainer sees of one image: what is detected there, and maps of it."""
+
+    detections: Detections
+    """Without a graph."""
+
+    def maps(self, indices: Iterable[int]) -> Iterator[LocalMaps]:
+        """Yield, for each detection index in order, its five maps."""
+        ...
+
+
+OneLook = Callable[[Detector, Iterable[Tensor]], Iterator[Look]]
+"""An explainer that looks at each image by itself: yields what it sees of several images of one size, in order.
+
+How many of them are taken before the first is its choice. What it yields it must not keep."""
+
+
+class CandidateOutputs(Detector, Protocol):
+    """What a detector's head says of fixed candidates of an image, one "detection" for each, in their order.
+
+    The score is a class logit, or the difference of two, unbounded; the box is not clipped. Images must have the size
+    of that one.
+    """
+
+    def probabilities(self, image: Tensor) -> Tensor:
+        """Return the class score ``[K]`` of each candidate, 0 to 1, as the detector would report it."""
+        ...
+
+
+@runtime_checkable
+class CandidateDetector(Detector, Protocol):
+    """A detector whose numbers before decoding can be explained: those of an anchor or a region of interest."""
+
+    def candidates_of_detections(self, image: Tensor) -> tuple[Detections, Candidates]:
+        """Return what is detected in an image ``[3, H, W]``, and the candidate that each detection came from."""
+        ...
+
+    def candidates_for_objects(self, image: Tensor, boxes: Tensor, labels: Tensor) -> Candidates:
+        """Return the candidate that stands for each object, whether it is detected or not.
+
+        It depends on the object and on the size of the image, not on what the detector has learned.
+
+        Args:
+            image: ``[3, H, W]``.
+            boxes: ``[G, 4]`` XYXY, pixels of the image.
+            labels: ``[G]`` class indices.
+        """
+        ...
+
+    def confident_candidates(self, image: Tensor, threshold: float) -> Candidates:
+        """Return every candidate and class with a score above a threshold, suppressed ones too, the best first."""
+        ...
+
+    def outputs_of(self, candidates: Candidates) -> CandidateOutputs:
+        """Return a detector that returns these candidates alone, always."""
         ...

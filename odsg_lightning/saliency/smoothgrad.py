@@ -11,13 +11,13 @@ from torch import Tensor
 
 from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.early_stop import FEWEST_MATCHED, has_settled
-from odsg_lightning.saliency.gradients import linearize_each
+from odsg_lightning.saliency.gradients import gradient_looks
 from odsg_lightning.saliency.masks import defined_maps
 from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.noise import noisy_images
-from odsg_lightning.saliency.options import Engine, Precision, check_tolerance
-from odsg_lightning.saliency.protocol import Detector
-from odsg_lightning.types import Detections, LocalGradient, ObjectSaliency
+from odsg_lightning.saliency.options import check_tolerance
+from odsg_lightning.saliency.protocol import Detector, OneLook
+from odsg_lightning.types import Detections, LocalMaps, ObjectSaliency
 
 
 def smoothgrad(
@@ -29,10 +29,9 @@ def smoothgrad(
     generator: torch.Generator,
     n_samples: int = 20,
     sigma: float = 0.05,
-    match_iou: float = 0.7,
+    match_iou: float | None = 0.7,
     tolerance: float | None = None,
-    engine: Engine = "auto",
-    precision: Precision = "full",
+    look: OneLook = gradient_looks,
     on_sample: Callable[[], None] = lambda: None,
 ) -> list[ObjectSaliency]:
     r"""Explain detections of one image.
@@ -60,10 +59,10 @@ def smoothgrad(
         generator: source of the noise; the same state gives the same bits on the same machine.
         n_samples: number of noise samples, at least 1; with a ``tolerance``, the most.
         sigma: standard deviation of the noise relative to the pixel range, not negative.
-        match_iou: least IoU of a detection in a noise sample with the reference.
+        match_iou: least IoU of a detection in a noise sample with the reference; None for a detector that returns the
+            same objects in the same order whatever it is shown, so that nothing has to be matched.
         tolerance: None for all ``n_samples``, or the largest 1 - correlation at which an object is finished.
-        engine: see :func:`~odsg_lightning.saliency.gradients.linearize`.
-        precision: see there.
+        look: what is averaged: the plain gradient, or another explainer of one image.
         on_sample: called ``n_samples`` times, after each noise sample or instead of one that is not needed any more;
             never without indices.
 
@@ -100,25 +99,22 @@ def smoothgrad(
     matched, used = [0] * len(indices), [0] * len(indices)
     unfinished = set(range(len(indices)))
     noisy = noisy_images(image, n_samples, sigma, generator)
-    linearizations = linearize_each(detector, noisy, engine, precision)
+    looks = look(detector, noisy)
     for _ in range(n_samples):
         if unfinished:
-            linearization = next(linearizations)
-            noisy_detections = linearization.detections
-            matches, _ = match_one_to_one(
-                reference.boxes, reference.labels, noisy_detections.boxes, noisy_detections.labels, match_iou
-            )
+            seen = next(looks)
+            matches = _matches(reference, seen.detections, match_iou)
             present = [row for row in sorted(unfinished) if matches[indices[row]] >= 0]
-            gradients = linearization.gradients([int(matches[indices[row]]) for row in present])
+            maps = seen.maps([int(matches[indices[row]]) for row in present])
             for row in unfinished:
                 used[row] += 1
-            for row, gradient in zip(present, gradients, strict=True):
+            for row, of_object in zip(present, maps, strict=True):
                 matched[row] += 1
                 before = None if tolerance is None or matched[row] < FEWEST_MATCHED else sums[row].clone()
-                _add(gradient, sums[row])
+                _add(of_object, sums[row])
                 if tolerance is not None and before is not None and has_settled(before, sums[row], tolerance):
                     unfinished.remove(row)
-            del linearization, gradients  # its graph, before the next sample builds another: half the memory
+            del seen, maps  # its graph, before the next sample builds another: half the memory
         on_sample()
     for _ in noisy:  # what is drawn later does not depend on who has finished
         pass
@@ -128,11 +124,18 @@ def smoothgrad(
     ]
 
 
-def _add(gradient: LocalGradient, total: Tensor) -> None:
+def _matches(reference: Detections, noisy: Detections, match_iou: float | None) -> Tensor:
+    """Return the index ``[K]`` of each reference detection in a noise sample, -1 for none."""
+    if match_iou is None:
+        return torch.arange(len(reference))
+    return match_one_to_one(reference.boxes, reference.labels, noisy.boxes, noisy.labels, match_iou)[0]
+
+
+def _add(maps: LocalMaps, total: Tensor) -> None:
     """Add one more sample to the sum of an object's maps."""
-    values = gradient.values.abs().amax(dim=1).to(total.device)
+    values = maps.values.to(total.device)
     height, width = values.shape[1:]
-    total[:, gradient.top : gradient.top + height, gradient.left : gradient.left + width] += values
+    total[:, maps.top : maps.top + height, maps.left : maps.left + width] += values
 
 
 def _defined_or_nan(maps: Tensor) -> Tensor:

@@ -36,7 +36,13 @@ QUIET_TEXT: Color = (170, 174, 182)
 HIDDEN_NAMES = ("object alone", "without the object")
 """The two panels behind the maps."""
 
-_PANELS = 1 + len(PARAMETERS) + len(HIDDEN_NAMES)
+_LINES = (
+    (GROUND_TRUTH, 2, True, "ground-truth box"),
+    (DETECTED, 2, False, "detected box"),
+    (FOREGROUND, 2, False, "foreground of the map"),
+    (SEGMENTATION, 1, False, "ground-truth mask"),
+)
+"""Colour, width, whether it is dashed, and meaning."""
 _MARGIN, _SPACE = 12, 8
 _TITLE, _NAME, _SMALL = 16, 14, 12  # font sizes in pixels
 _MIN_WIDTH = 168  # of a panel: a caption fits
@@ -67,7 +73,7 @@ def object_strip(
     mask: Tensor | None,
     title: str,
     captions: Sequence[str] | None = None,
-    hidden: Sequence[HiddenPixels] = (HiddenPixels(), HiddenPixels()),
+    hidden: Sequence[HiddenPixels] | None = (HiddenPixels(), HiddenPixels()),
     panel_height: int = 192,
 ) -> Pixels:
     """Draw the strip of one object.
@@ -85,7 +91,8 @@ def object_strip(
         mask: ``[H, W]`` bool ground-truth segmentation, or None.
         title: the line on top; cut with an ellipsis where it does not fit.
         captions: a short string for each map, or None.
-        hidden: all but the object, and the object.
+        hidden: all but the object, and the object; None for a strip without these two panels, of a detection that no
+            ground truth belongs to.
         panel_height: height of a panel in pixels, at least 160.
 
     Returns:
@@ -104,9 +111,11 @@ def object_strip(
     _check_shape("detected_box", detected_box, (4,))
     if captions is not None and len(captions) != len(PARAMETERS):
         raise ValueError(f"Expected {len(PARAMETERS)} captions, but got {len(captions)}.")
-    if len(hidden) != len(HIDDEN_NAMES):
+    lines = _LINES[1:2] if hidden is None else _LINES
+    if hidden is not None and len(hidden) != len(HIDDEN_NAMES):
         raise ValueError(f"Expected {len(HIDDEN_NAMES)} hidden pictures, but got {len(hidden)}.")
-    for name, item in zip(HIDDEN_NAMES, hidden, strict=True):
+    named = list(zip(HIDDEN_NAMES, hidden or (), strict=False))
+    for name, item in named:
         _check_shape(f"the picture of {name!r}", item.picture, (3, *size))
         _check_shape(f"the box of {name!r}", item.box, (4,))
     if panel_height < 160:
@@ -115,7 +124,7 @@ def object_strip(
     if extent is None:
         extent = extent_of(detected_box, None)
     window = window_around((image.shape[1], image.shape[2]), extent, panel_height, _MIN_WIDTH)
-    strip = _Strip(window, title)
+    strip = _Strip(window, title, 1 + len(PARAMETERS) + len(named))
     photograph = _photograph(image, window)
     strip.panel(0, _with_boxes(photograph, window, ground_truth_box, detected_box), "photograph", "")
     outline = None if mask is None else _outline(window.show_mask(_array(mask)))
@@ -135,25 +144,25 @@ def object_strip(
             if not window.contains_peak(saliency):
                 picture = _labelled(picture, "maximum outside this view", at_bottom=True)
         strip.panel(1 + i, picture, name, captions[i] if captions is not None else "")
-    for i, (name, item) in enumerate(zip(HIDDEN_NAMES, hidden, strict=True), start=1 + len(PARAMETERS)):
+    for i, (name, item) in enumerate(named, start=1 + len(PARAMETERS)):
         if missed or item.picture is None:
             strip.panel(i, _labelled(grey, "missed" if missed else item.words), name, "")
         else:
             picture = _with_boxes(_photograph(item.picture, window), window, None, item.box)
             strip.panel(i, picture, name, item.words)
-    strip.legend()
+    strip.legend(lines)
     return np.asarray(strip.canvas)
 
 
 class _Strip:
-    """The canvas and where things go on it: title, eight panels in a row, name and caption below each, the legend."""
+    """The canvas and where things go on it: title, panels in a row, name and caption below each, the legend."""
 
-    def __init__(self, window: Window, title: str) -> None:
+    def __init__(self, window: Window, title: str, panels: int) -> None:
         self.window = window
         self.top = _MARGIN + _TITLE + 2 * _SPACE
         self.below = self.top + window.panel_height + _SPACE
         self.key = self.below + _NAME + _SMALL + 3 * _SPACE
-        width = 2 * _MARGIN + _PANELS * window.panel_width + (_PANELS - 1) * _SPACE
+        width = 2 * _MARGIN + panels * window.panel_width + (panels - 1) * _SPACE
         self.canvas = Image.new("RGB", (width, self.key + _SMALL + _SPACE + _MARGIN), BACKGROUND)
         self.draw = ImageDraw.Draw(self.canvas)
         self.text(_MARGIN, _MARGIN, " ".join(title.split()), _TITLE, TEXT, width - 2 * _MARGIN)
@@ -169,15 +178,10 @@ class _Strip:
         self.text(left, self.below, name, _NAME, TEXT, width)
         self.text(left, self.below + _NAME + _SPACE // 2, caption, _SMALL, QUIET_TEXT, width)
 
-    def legend(self) -> None:
+    def legend(self, lines: Sequence[tuple[Color, int, bool, str]]) -> None:
         """Say what the lines and colours mean."""
         x, middle = float(_MARGIN), self.key + _SMALL // 2 + 1
-        for color, width, dashed, meaning in (
-            (GROUND_TRUTH, 2, True, "ground-truth box"),
-            (DETECTED, 2, False, "detected box"),
-            (FOREGROUND, 2, False, "foreground of the map"),
-            (SEGMENTATION, 1, False, "ground-truth segmentation"),
-        ):
+        for color, width, dashed, meaning in lines:
             dash = ((0, 7), (11, 18), (22, 28)) if dashed else ((0, 28),)
             for start, end in dash:
                 self.draw.line([(x + start, middle), (x + end - 1, middle)], fill=color, width=width)

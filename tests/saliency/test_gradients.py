@@ -1,5 +1,7 @@
 """Which gradients are used for which detector and engine."""
 
+from functools import partial
+
 import pytest
 import torch
 from helpers.known_detectors import LinearDetector, two_objects
@@ -7,7 +9,7 @@ from helpers.known_detectors import LinearDetector, two_objects
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.loop import audit
 from odsg_lightning.errors import UserInputError
-from odsg_lightning.saliency.gradients import AutogradLinearization, engine_choice, linearize
+from odsg_lightning.saliency.gradients import AutogradLinearization, engine_choice, gradient_looks, linearize
 from odsg_lightning.saliency.protocol import EngineChoice
 from odsg_lightning.saliency.smoothgrad import smoothgrad
 from odsg_lightning.types import AuditSample
@@ -99,7 +101,8 @@ def test_smoothgrad_and_the_audit_pass_both_on():
     with torch.no_grad():
         (reference,) = detector.detect([IMAGE])
     generator = torch.Generator().manual_seed(0)
-    smoothgrad(detector, IMAGE, reference, [0], generator=generator, n_samples=2, engine="cut", precision="bf16")
+    look = partial(gradient_looks, engine="cut", precision="bf16")
+    smoothgrad(detector, IMAGE, reference, [0], generator=generator, n_samples=2, look=look)
     assert detector.asked == [("cut", "bf16")] * 2
     boxes = reference.boxes.round().float()
     sample = AuditSample(IMAGE, boxes, reference.labels, torch.ones(2, 24, 24, dtype=torch.bool), 1, (1, 2))

@@ -44,9 +44,7 @@ class DenseHead:
 
         def after_head(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
             calls[0] += 1
-            if len(args) != 1 or not all(isinstance(feature, Tensor) for feature in args[0]):
-                raise UnsupportedModelError("model.head is not called with one list of features")
-            self.features, self._outputs = list(args[0]), [_kept(output) for output in flattened(outputs)]
+            self._record(args, outputs)
 
         decode = self._model.inference_single_image
 
@@ -66,6 +64,11 @@ class DenseHead:
         if calls != [1, 1]:
             raise UnsupportedModelError(f"model.head was called {calls[0]} times and the decoding {calls[1]} times")
 
+    def _record(self, args: tuple[Any, ...], outputs: Any) -> None:
+        if len(args) != 1 or not all(isinstance(feature, Tensor) for feature in args[0]):
+            raise UnsupportedModelError("model.head is not called with one list of features")
+        self.features, self._outputs = list(args[0]), [_kept(output) for output in flattened(outputs)]
+
     def _start_again(
         self, anchors: list[Any], scores: list[Tensor], deltas: list[Tensor]
     ) -> tuple[list[Any], list[Tensor], list[Tensor]]:
@@ -80,7 +83,7 @@ class DenseHead:
             deltas: of each level, ``[R, 4]``.
         """
         levels = len(self.features)
-        logits = [_by_anchor(output, scores[0].shape[1]) for output in self._outputs[:levels]]
+        logits = [by_anchor(output, scores[0].shape[1]) for output in self._outputs[:levels]]
         if len(self._outputs) != 2 * levels or [len(level) for level in logits] != [len(level) for level in anchors]:
             raise UnsupportedModelError("model.head does not return two maps for each feature")
         enough = self._model.test_score_thresh - _SLACK
@@ -168,6 +171,50 @@ class DenseHead:
         return crops
 
 
+class ChosenAnchors(DenseHead):
+    """RetinaNet's head at anchors that are known beforehand, whatever they score; nothing is decoded.
+
+    Args:
+        model: a RetinaNet.
+        rows: index of each anchor among those of all levels.
+    """
+
+    def __init__(self, model: nn.Module, rows: Tensor) -> None:
+        """See the class for the arguments."""
+        super().__init__(model)
+        self._chosen = rows
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record the head's next forward pass; :meth:`outputs` is to be called inside."""
+        self.leaves = []
+        handle = self._head.register_forward_hook(lambda module, args, outputs: self._record(args, outputs))
+        try:
+            yield
+        finally:
+            handle.remove()
+        if not self.leaves:
+            raise UnsupportedModelError("model.head was not called")
+
+    def outputs(self) -> tuple[Tensor, Tensor]:
+        """Return logits ``[K, classes]`` and deltas ``[K, 4]`` of the chosen anchors, where autograd starts again."""
+        levels, classes = len(self.features), self._model.num_classes
+        numbers = [classes] * levels + [4] * levels
+        flat = [by_anchor(output, count) for output, count in zip(self._outputs, numbers, strict=True)]
+        ends = torch.tensor([len(level) for level in flat[:levels]]).cumsum(0)
+        unique, position = torch.unique(self._chosen.cpu(), return_inverse=True)
+        level_of = torch.bucketize(unique, ends, right=True)
+        first = torch.cat([ends.new_zeros(1), ends[:-1]])
+        self._rows = [unique[level_of == level] - first[level] for level in range(levels)]
+        self.leaves = [
+            output[self._rows[index % levels].to(output.device)].requires_grad_() for index, output in enumerate(flat)
+        ]
+        torch.set_grad_enabled(True)
+        logits, deltas = torch.cat(self.leaves[:levels]), torch.cat(self.leaves[levels:])
+        position = position.to(logits.device)
+        return logits[position], deltas[position]
+
+
 def receptive_radius(head: nn.Module) -> int | None:
     """Return how many cells away the head's outputs see, at most; None for a head that is not known to be local.
 
@@ -216,7 +263,7 @@ def _kept(output: Tensor) -> Tensor:
     return output.detach() if reordered else output.detach().clone()
 
 
-def _by_anchor(output: Tensor, numbers: int) -> Tensor:
+def by_anchor(output: Tensor, numbers: int) -> Tensor:
     """Return a map ``[1, anchors * numbers, H, W]`` as ``[H * W * anchors, numbers]``, in the order of the anchors."""
     if output.ndim != 4 or output.shape[0] != 1 or output.shape[1] % numbers:
         raise UnsupportedModelError("model.head does not return two maps for each feature")

@@ -1,5 +1,7 @@
 """Every engine gives the maps of plain autograd, on real detectors, in double precision, for the same noise."""
 
+from functools import partial
+
 import pytest
 import torch
 from helpers.engine_cases import (
@@ -13,6 +15,7 @@ from helpers.engine_cases import (
 )
 
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
+from odsg_lightning.saliency.gradients import gradient_looks
 from odsg_lightning.saliency.masks import defined_maps
 from odsg_lightning.saliency.noise import image_generator
 from odsg_lightning.saliency.smoothgrad import smoothgrad
@@ -43,7 +46,8 @@ class TestWindowed:
             with torch.no_grad():
                 (reference,) = adapter.detect([image])
             best, generator = unclipped(reference, image)[:3], image_generator(0, 1)
-            return smoothgrad(adapter, image, reference, best, generator=generator, n_samples=3, engine=engine)
+            look = partial(gradient_looks, engine=engine)
+            return smoothgrad(adapter, image, reference, best, generator=generator, n_samples=3, look=look)
 
         def withstands_noise(image):
             found = maps(image, "windowed")

@@ -1,0 +1,181 @@
+"""A Detectron2 model as a differentiable detector, plain or by a fast engine."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from odsg_lightning.detectors.detectron2_names import Boxes, GeneralizedRCNN, RetinaNet
+from odsg_lightning.detectors.engine.backbone import BackboneEngine
+from odsg_lightning.detectors.engine.choose import EngineParts, choose_engine
+from odsg_lightning.detectors.engine.cut import CutLinearization, Head, warn_of_fallback
+from odsg_lightning.detectors.engine.samples import batchable, in_batches, record_batch, samples_at_once
+from odsg_lightning.detectors.engine.window import UnsupportedModelError
+from odsg_lightning.saliency.gradients import AutogradLinearization
+from odsg_lightning.saliency.options import Engine, Precision
+from odsg_lightning.saliency.protocol import EngineChoice, Linearization
+from odsg_lightning.types import Detections
+
+SUPPORTED = (RetinaNet, GeneralizedRCNN)
+
+
+class Detectron2Model:
+    """Runs a Detectron2 model on images; see :class:`odsg_lightning.detectors.detectron2.Detectron2Adapter`.
+
+    Args:
+        model: a RetinaNet or a GeneralizedRCNN with a box head, in eval mode and single precision.
+        input_format: channel order that the model expects, ``"BGR"`` or ``"RGB"``; the model's own by default.
+
+    Raises:
+        ValueError: a model or a channel order that is not one of these.
+    """
+
+    _samples_at_once: int | None = None  # by the device and its free memory
+
+    def __init__(self, model: nn.Module, input_format: str | None = None) -> None:
+        """See the class for the arguments."""
+        if not isinstance(model, SUPPORTED):
+            names = " or ".join(cls.__name__ for cls in SUPPORTED)
+            raise ValueError(f"Expected a Detectron2 {names}, but got {type(model).__name__}.")
+        self.model = model
+        self.input_format = input_format or getattr(model, "input_format", None) or "BGR"
+        if self.input_format not in ("BGR", "RGB"):
+            raise ValueError(f"Expected argument `input_format` to be 'BGR' or 'RGB', but got {self.input_format!r}.")
+
+    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+        """Detect objects in RGB images; see :class:`odsg_lightning.saliency.protocol.Detector`.
+
+        Raises:
+            RuntimeError: the model is in training mode, or has parameters of half precision.
+        """
+        self._check_model()
+        # One at a time: Detectron2 0.5 pads a batch, and takes the sigmoid of its logits, in place on shared views,
+        # which autograd refuses.
+        return [self._detect_one(image) for image in images]
+
+    def linearize(self, image: Tensor, *, engine: Engine = "auto", precision: Precision = "full") -> Linearization:
+        """Run the detector on one image and keep what the gradients need.
+
+        A detector that turns out, in this forward pass, not to be what the engine knows is linearized by plain
+        autograd, with a ``RuntimeWarning`` that says why.
+
+        Args:
+            image: ``[3, H, W]`` RGB, float, 0 to 255.
+            engine: see :func:`odsg_lightning.detectors.engine.choose.choose_engine`.
+            precision: of the linear backward pass.
+
+        Raises:
+            ValueError: an engine or a precision of another name.
+            RuntimeError: the model is in training mode, or has parameters of half precision.
+        """
+        self._check_model()
+        _, head, backbone = self._engine(engine, precision)
+        return self._linearize_with(head, backbone, image.detach())
+
+    def linearize_each(
+        self, images: Iterable[Tensor], *, engine: Engine = "auto", precision: Precision = "full"
+    ) -> Iterator[Linearization]:
+        """Yield what :meth:`linearize` returns for each of several images of one size, in order.
+
+        On a CPU they are run one after the other. On CUDA the windowed engine takes as many of them at once through
+        the backbone as a share of the free memory holds; when memory runs out, half as many, down to one.
+        """
+        images = iter(images)
+        first = next(images, None)
+        if first is None:
+            return
+        limit = self._samples_at_once or samples_at_once(first, self.model.get_buffer("pixel_mean").device)
+        if limit > 1 and batchable(self.model, self._engine(engine, precision).backbone) is None:
+            limit = 1
+        yield from in_batches(chain([first], images), limit, partial(self._start, engine=engine, precision=precision))
+
+    def _start(
+        self, images: list[Tensor], engine: Engine, precision: Precision
+    ) -> Sequence[Callable[[], Linearization]]:
+        """Run the backbone on several images, and return what finishes each of them."""
+        alone = [partial(self.linearize, image, engine=engine, precision=precision) for image in images]
+        if len(images) == 1:
+            return alone
+        self._check_model()
+        _, head, backbone = self._engine(engine, precision)
+        windowed = batchable(self.model, backbone)
+        if head is None or windowed is None:
+            return alone
+        batch = record_batch(
+            self.model, windowed, [to_input_format(image.detach(), self.input_format) for image in images]
+        )
+        return [
+            partial(self._linearize_with, copy.copy(head), replayed, image.detach())  # a head records one image
+            for replayed, image in zip(batch, images, strict=True)
+        ]
+
+    def _linearize_with(self, head: Head | None, backbone: BackboneEngine | None, image: Tensor) -> Linearization:
+        def plain() -> Linearization:
+            with torch.inference_mode(False), torch.enable_grad():
+                return AutogradLinearization(self, image)
+
+        if head is None or backbone is None:
+            return plain()
+        try:
+            detect = partial(self._detect_one, head=head)
+            return CutLinearization(self.model, head, backbone, image, self.input_format, detect, plain)
+        except UnsupportedModelError as reason:
+            warn_of_fallback(reason)
+        return plain()
+
+    def choose_engine(self, engine: Engine = "auto", precision: Precision = "full") -> EngineChoice:
+        """Return which engine :meth:`linearize` uses for the model as it is now, and why.
+
+        Raises:
+            ValueError: an engine or a precision of another name.
+        """
+        return self._engine(engine, precision).choice
+
+    def _engine(self, engine: Engine, precision: Precision) -> EngineParts:
+        return choose_engine(self.model, engine, precision)
+
+    def _detect_one(self, image: Tensor, head: Head | None = None) -> Detections:
+        """Run the model on one image; ``head`` records it, if one does."""
+        instances = self._instances(image)
+        return Detections(instances.pred_boxes.tensor, instances.scores, instances.pred_classes)
+
+    def _instances(self, image: Tensor) -> Any:
+        height, width = image.shape[1:]
+        pixels = to_input_format(image, self.input_format)
+        with torch.autocast(image.device.type, enabled=False):
+            (result,) = self.model([{"image": pixels, "height": height, "width": width}])
+        instances = result["instances"]
+        if not isinstance(instances.pred_boxes, Boxes):
+            raise RuntimeError(
+                f"Expected axis-aligned boxes (XYXY), but the model returned {type(instances.pred_boxes).__name__}: "
+                "rotated boxes have no x_min, y_min, x_max, y_max to explain."
+            )
+        return instances
+
+    def _check_model(self) -> None:
+        if self.model.training:
+            raise RuntimeError("Expected the detector in eval mode, but it is in training mode: call .eval() first.")
+        half = next((p.dtype for p in self.model.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
+        if half is not None:
+            raise RuntimeError(
+                f"Expected parameters of single or double precision, but got {half}: gradients of single pixels vanish "
+                "in half precision. Audit a copy of the model in float32 (precision='16-mixed' and 'bf16-mixed' keep "
+                "the parameters in float32 and work as they are)."
+            )
+
+
+def to_input_format(image: Tensor, input_format: str) -> Tensor:
+    """Return an RGB image ``[3, H, W]`` in the channel order of ``INPUT.FORMAT``.
+
+    Raises:
+        ValueError: the image does not have three channels, or the format is neither ``"BGR"`` nor ``"RGB"``.
+    """
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"Expected an RGB image [3, H, W], but got {tuple(image.shape)}.")
+    if input_format not in ("BGR", "RGB"):
+        raise ValueError(f"Expected INPUT.FORMAT to be 'BGR' or 'RGB', but got {input_format!r}.")
+    return image.flip(0) if input_format == "BGR" else image

@@ -1,0 +1,69 @@
+"""The plain gradient: class saliency extraction, of each number of a detection."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from odsg_lightning.saliency.gradients import gradient_looks
+from odsg_lightning.saliency.options import Engine, Precision, check_engine
+from odsg_lightning.saliency.protocol import Detector, OneLook
+from odsg_lightning.saliency.smoothgrad import smoothgrad
+from odsg_lightning.types import Detections, ObjectSaliency
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Largest magnitude of a number's three derivatives at each pixel (Simonyan et al., 2014).
+
+    Attributes:
+        engine: how gradients are computed: :func:`odsg_lightning.saliency.gradients.linearize`.
+        precision: of the linear backward pass: see there.
+
+    Raises:
+        UserInputError: an engine or a precision of another name.
+    """
+
+    engine: Engine = "auto"
+    precision: Precision = "full"
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names."""
+        check_engine(self.engine, self.precision)
+
+    @property
+    def samples(self) -> int:
+        """One look."""
+        return 1
+
+    @property
+    def look(self) -> OneLook:
+        """See :class:`odsg_lightning.explainers.base.LookingExplainer`."""
+        return partial(gradient_looks, engine=self.engine, precision=self.precision)
+
+    def explain(
+        self,
+        detector: Detector,
+        image: Tensor,
+        reference: Detections,
+        indices: Sequence[int],
+        *,
+        generator: torch.Generator,
+        match_iou: float | None = 0.7,
+        on_sample: Callable[[], None] = lambda: None,
+    ) -> list[ObjectSaliency]:
+        """See :class:`odsg_lightning.explainers.base.Explainer`; without noise."""
+        return smoothgrad(
+            detector,
+            image,
+            reference,
+            indices,
+            generator=generator,
+            n_samples=1,
+            sigma=0.0,
+            match_iou=match_iou,
+            look=self.look,
+            on_sample=on_sample,
+        )

@@ -1,0 +1,1 @@
+"""Any picture explained: no annotations, no audit set, no training."""
