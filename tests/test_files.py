@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from odsg_lightning.cli.lightning import _require_checkpoint
+from odsg_lightning.data.coco_checks import load_coco_json
+from odsg_lightning.detectors.weights.files import read_checkpoint_file
 from odsg_lightning.errors import BrokenInputError, DiskError, MissingFileError, UserInputError
 from odsg_lightning.files import (
     MAX_YAML_VALUES,
@@ -21,6 +24,9 @@ from odsg_lightning.files import (
     sha256_of_json,
     write_text,
 )
+from odsg_lightning.gate import read_gate_config
+from odsg_lightning.records.audit_set import read_audit_set
+from odsg_lightning.records.record import read_record
 
 # JSON ---------------------------------------------------------------------------------------------------------------
 
@@ -372,6 +378,23 @@ def test_git_lfs_pointers_are_recognised_by_every_reader(tmp_path, read, text):
     path.write_bytes(text.encode())
     with pytest.raises(BrokenInputError, match=r"a thing at .*a\.ckpt, but it is a Git LFS pointer.*: git lfs pull\.$"):
         read(path, "a thing")
+
+
+def test_git_lfs_pointers_are_recognised_wherever_the_package_reads_a_file(tmp_path):
+    readers = {
+        "a.ckpt": read_checkpoint_file,
+        "a.pth": read_checkpoint_file,
+        "a.pkl": read_checkpoint_file,
+        "record.json": read_record,
+        "set.json": read_audit_set,
+        "coco.json": load_coco_json,
+        "last.ckpt": _require_checkpoint,
+        "gate.yaml": read_gate_config,
+    }
+    for name, read in readers.items():
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
+        with pytest.raises(BrokenInputError, match=rf"{name}, but it is a Git LFS pointer.*: git lfs pull"):
+            read(tmp_path / name)
 
 
 @pytest.mark.parametrize("text", ["", "version https://x.org/1\n", '{"version": "https://git-lfs"}', "oid sha256:1"])

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,9 @@ def _write(options: argparse.Namespace, convert: Any) -> int:
     converted = convert()
     write_text(options.output, json.dumps(converted.content, allow_nan=False))
     coco = read_coco(options.output, converted.images_dir, bad_records="skip")
-    for name in coco.category_names:
-        objects = sum(coco.category_names[a.label] == name for image in coco.images for a in image.annotations)
-        print(f"{objects:8} {plain(name)}")
+    objects = Counter(annotation.label for image in coco.images for annotation in image.annotations)
+    for label, name in enumerate(coco.category_names):
+        print(f"{objects[label]:8} {plain(name)}")
     if converted.n_difficult:
         print(
             f"{converted.n_difficult} objects are marked difficult, which COCO does not know: they count as any other."

@@ -87,11 +87,12 @@ def whole_number(value: Any) -> int | None:
 
 def crowd_flag(record: dict[str, Any]) -> bool:
     """Return ``iscrowd``, which exporters may leave out where it is 0."""
-    value = whole_number(record.get("iscrowd", 0))
+    flag = record.get("iscrowd", 0)
+    value = flag if isinstance(flag, bool) else whole_number(flag)
     if value not in (0, 1):
         raise BadRecordError(
             "annotations whose iscrowd is neither 0 nor 1",
-            f"expected iscrowd to be 0 or 1, but got {reprlib.repr(record['iscrowd'])}",
+            f"expected iscrowd to be 0 or 1, but got {reprlib.repr(flag)}",
         )
     return bool(value)
 

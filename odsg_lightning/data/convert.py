@@ -116,7 +116,7 @@ def yolo_to_coco(data: Path, split: str) -> Converted:
     """
     _globox()
     root, entries, names = _read_data_yaml(data, split)
-    paths = sorted({path for entry in entries for path in _images_of(entry, root)})
+    paths = sorted({Path(os.path.abspath(path)) for entry in entries for path in _images_of(entry, root)})
     if not paths:
         raise MissingFileError(f"Expected images of {split!r} in {data} at {entries}, but there are none.")
     converted = Converted(Path(os.path.commonpath([path.parent for path in paths])))

@@ -1,8 +1,7 @@
 """``odsg convert``, and consoles that cannot print what a data set calls its categories."""
 
+import io
 import json
-import subprocess
-import sys
 
 import pytest
 from helpers.coco_files import CocoFiles, gradient_image
@@ -53,7 +52,7 @@ def test_yolo_is_written(tmp_path, capsys):
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 @pytest.mark.parametrize("command", ["audit-set", "convert"])
-def test_a_console_that_cannot_print_a_category(tmp_path, encoding, command):
+def test_a_console_that_cannot_print_a_category(tmp_path, monkeypatch, encoding, command):
     if command == "convert":
         pytest.importorskip("globox")
         arguments = voc(tmp_path, LETTERS)
@@ -68,13 +67,10 @@ def test_a_console_that_cannot_print_a_category(tmp_path, encoding, command):
             "-o",
             tmp_path / "set.json",
         ]
-    done = subprocess.run(
-        [sys.executable, "-m", "odsg_lightning.cli", *map(str, arguments)],
-        capture_output=True,
-        check=False,
-        timeout=600,
-        env={"PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert b"Kratzer gr" in done.stdout
-    assert rb"\u8bd5\u9a8c" in done.stdout
+    console = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", console)
+    assert main([*map(str, arguments)]) == 0
+    console.flush()
+    shown = console.buffer.getvalue()
+    assert b"Kratzer gr" in shown
+    assert rb"\u8bd5\u9a8c" in shown

@@ -192,6 +192,12 @@ def test_whole_numbers_may_be_written_as_floats(files):
     assert (segmentation_mask(rle, 30, 40) == segmentation_mask(RLE, 30, 40)).all()
 
 
+@pytest.mark.parametrize("flag", [1, 1.0, True])
+def test_a_crowd_flag_may_be_written_as_a_number_or_a_truth_value(files, flag):
+    files.annotations = [annotation_record(11, 1, **(CROWD | {"iscrowd": flag})), annotation_record(12, 1)]
+    assert [a.iscrowd for a in read(files).images[0].annotations] == [True, False]
+
+
 @pytest.mark.parametrize("name", ["id", "image_id", "category_id"])
 @pytest.mark.parametrize("number", [2**53, -(2**53), 0])
 def test_ids_of_any_size_that_json_keeps(train, val, name, number):

@@ -271,7 +271,6 @@ def test_broken_labels_are_named_by_file_and_line(yolo, tmp_path, text, message)
     [
         (("names", "nomes"), "to list the classes under names"),
         (("train:", "training:"), r"to name images under 'train', but it has only"),
-        (("Platelets", "!!python/name:os.system"), "to list the classes|YAML tag"),
         (("names", "kpt_shape: [17, 3]\nnames"), "describes keypoints"),
     ],
 )
