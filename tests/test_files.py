@@ -24,7 +24,6 @@ from odsg_lightning.files import (
     sha256_of_json,
     write_text,
 )
-from odsg_lightning.gate import read_gate_config
 from odsg_lightning.records.audit_set import read_audit_set
 from odsg_lightning.records.record import read_record
 
@@ -389,7 +388,6 @@ def test_git_lfs_pointers_are_recognised_wherever_the_package_reads_a_file(tmp_p
         "set.json": read_audit_set,
         "coco.json": load_coco_json,
         "last.ckpt": _require_checkpoint,
-        "gate.yaml": read_gate_config,
     }
     for name, read in readers.items():
         (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")

@@ -81,8 +81,8 @@ def require_masks(coco: CocoDataset, masks: MaskSource) -> None:
     """Refuse a file without segmentations if they are what saliency is to be measured against."""
     if masks == "segmentation" and not any(a.segmentation for image in coco.images for a in image.annotations):
         raise UserInputError(
-            f"Expected {coco.source} to have segmentations for the audit, but it has none that can be used. Give "
-            'a file with segmentations, or measure against filled boxes: audit_masks="box" (of `odsg audit-set` '
+            f"Expected {coco.source} to have segmentations for the audit, but it has none that can be used. Give a "
+            'file with segmentations, or set audit_masks="box" to measure against filled boxes (of `odsg audit-set` '
             "--masks box, of `odsg fit` --data.audit_masks box)."
         )
 
