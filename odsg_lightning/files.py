@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
 from collections import Counter
@@ -23,6 +24,10 @@ MAX_YAML_BYTES = 2**20
 MAX_YAML_VALUES = 100_000
 """Values in a YAML file with its aliases written out, at most."""
 
+LFS_POINTER = "it is a Git LFS pointer, not the file itself. Fetch the file: git lfs pull"
+_LFS_POINTER = re.compile(rb"version https://\S+\s+(?:ext-\S+ \S+\s+)*oid \w+:")
+_LFS_POINTER_BYTES = 1024  # the specification's limit
+
 # What is wrong with the disk and not with the name that was given.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EFBIG}
 
@@ -37,7 +42,7 @@ def regular_file(path: str | Path, what: str, max_bytes: int | None = None) -> P
 
     Raises:
         MissingFileError: there is nothing.
-        BrokenInputError: there is a folder, a device, a circle of links, or too large a file.
+        BrokenInputError: there is a folder, a device, a circle of links, too large a file, or a Git LFS pointer.
     """
     path = Path(path)
     try:
@@ -57,7 +62,19 @@ def regular_file(path: str | Path, what: str, max_bytes: int | None = None) -> P
             f"Expected {what} at {path} of at most {max_bytes / 2**20:.0f} MiB, but it has "
             f"{status.st_size / 2**20:.0f} MiB."
         )
+    if is_lfs_pointer(path):
+        raise BrokenInputError(f"Expected {what} at {path}, but {LFS_POINTER}.")
     return path
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Return whether a file is the text that Git leaves in a file's place where Git LFS has not fetched it."""
+    try:
+        if not 0 < path.stat().st_size < _LFS_POINTER_BYTES:
+            return False
+        return bool(_LFS_POINTER.match(path.read_bytes()))
+    except (OSError, ValueError):  # whoever reads it says why it cannot be read
+        return False
 
 
 def read_json(path: str | Path, what: str, max_bytes: int = MAX_JSON_BYTES, *, strict: bool = True) -> Any:

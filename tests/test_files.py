@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from odsg_lightning.cli.lightning import _require_checkpoint
+from odsg_lightning.data.coco_checks import load_coco_json
+from odsg_lightning.detectors.weights.files import read_checkpoint_file
 from odsg_lightning.errors import BrokenInputError, DiskError, MissingFileError, UserInputError
 from odsg_lightning.files import (
     MAX_YAML_VALUES,
+    is_lfs_pointer,
     read_json,
     read_yaml,
     regular_file,
@@ -20,6 +24,8 @@ from odsg_lightning.files import (
     sha256_of_json,
     write_text,
 )
+from odsg_lightning.records.audit_set import read_audit_set
+from odsg_lightning.records.record import read_record
 
 # JSON ---------------------------------------------------------------------------------------------------------------
 
@@ -351,3 +357,46 @@ def test_hash_of_json_depends_on_the_content_alone():
 def test_sha256_golden_value(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
     assert sha256_of(Path(tmp_path / "abc")) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+# Git LFS ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n",
+        "version https://git-lfs.github.com/spec/v1\r\noid sha256:4d7a2146\r\nsize 12345\r\n",
+        "version https://hawser.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n",
+        "version https://git-lfs.github.com/spec/v1\next-0-foo sha256:99\noid sha256:4d7a2146\nsize 12345\n",
+    ],
+)
+@pytest.mark.parametrize("read", [regular_file, read_json, read_yaml])
+def test_git_lfs_pointers_are_recognised_by_every_reader(tmp_path, read, text):
+    path = tmp_path / "a.ckpt"
+    path.write_bytes(text.encode())
+    with pytest.raises(BrokenInputError, match=r"a thing at .*a\.ckpt, but it is a Git LFS pointer.*: git lfs pull\.$"):
+        read(path, "a thing")
+
+
+def test_git_lfs_pointers_are_recognised_wherever_the_package_reads_a_file(tmp_path):
+    readers = {
+        "a.ckpt": read_checkpoint_file,
+        "a.pth": read_checkpoint_file,
+        "a.pkl": read_checkpoint_file,
+        "record.json": read_record,
+        "set.json": read_audit_set,
+        "coco.json": load_coco_json,
+        "last.ckpt": _require_checkpoint,
+    }
+    for name, read in readers.items():
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
+        with pytest.raises(BrokenInputError, match=rf"{name}, but it is a Git LFS pointer.*: git lfs pull"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["", "version https://x.org/1\n", '{"version": "https://git-lfs"}', "oid sha256:1"])
+def test_what_is_no_git_lfs_pointer(tmp_path, text):
+    (tmp_path / "a").write_text(text)
+    assert not is_lfs_pointer(tmp_path / "a")
+    assert not is_lfs_pointer(tmp_path / "none")

@@ -9,13 +9,14 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from io import TextIOWrapper
 
-from odsg_lightning.cli import audit, demo, explain, gate, lightning, report
+from odsg_lightning.cli import audit, convert, demo, explain, gate, lightning, report
 from odsg_lightning.cli.version import PrintVersions
 from odsg_lightning.errors import BrokenInputError, MissingDependencyError, UserInputError
 from odsg_lightning.text import printable
 
-_PARTS = (lightning, audit, explain, gate, report, demo)
+_PARTS = (lightning, convert, audit, explain, gate, report, demo)
 _USAGE = 2
 _BROKEN_INPUT = 3
 _UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
@@ -36,6 +37,8 @@ def main(args: Sequence[str] | None = None) -> int:
         exception decides (:mod:`odsg_lightning.errors`). All are raised if the environment variable ``ODSG_DEBUG`` is
         1.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a console may lack a category's letters
     try:
         return _run(list(sys.argv[1:] if args is None else args))
     except KeyboardInterrupt:

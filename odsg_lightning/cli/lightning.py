@@ -7,6 +7,7 @@ from typing import Any
 
 from odsg_lightning.config_files import config_names, config_path
 from odsg_lightning.errors import MissingFileError, UserInputError
+from odsg_lightning.files import regular_file
 
 SUMMARIES = {
     "fit": "train, validate and audit: odsg fit --config retinanet_R_50_FPN --data.train_annotations ...",
@@ -90,6 +91,8 @@ def _require_checkpoint(path: str | Path | None) -> None:
         return
     if not Path(path).exists():
         raise MissingFileError(f"Expected a checkpoint at {path}, but No such file or directory.")
+    if not Path(path).is_dir():
+        regular_file(path, "a checkpoint")
 
 
 def _with_packaged_configs(arguments: list[str]) -> list[str]:

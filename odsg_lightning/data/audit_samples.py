@@ -10,8 +10,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from odsg_lightning.data.coco import Annotation, CocoDataset, CocoImage
+from odsg_lightning.data.coco import CocoDataset
 from odsg_lightning.data.coco_masks import segmentation_mask
+from odsg_lightning.data.coco_records import Annotation, CocoImage
 from odsg_lightning.data.dataset import resize_boxes, resize_image, shortest_edge_size
 from odsg_lightning.data.images import load_image
 from odsg_lightning.errors import BrokenInputError, UserInputError
@@ -80,8 +81,9 @@ def require_masks(coco: CocoDataset, masks: MaskSource) -> None:
     """Refuse a file without segmentations if they are what saliency is to be measured against."""
     if masks == "segmentation" and not any(a.segmentation for image in coco.images for a in image.annotations):
         raise UserInputError(
-            f"Expected {coco.source} to have segmentations for the audit, but it has none. Give a file with "
-            'segmentations, or set audit_masks="box" to measure against filled boxes.'
+            f"Expected {coco.source} to have segmentations for the audit, but it has none that can be used. Give a "
+            'file with segmentations, or set audit_masks="box" to measure against filled boxes (of `odsg audit-set` '
+            "--masks box, of `odsg fit` --data.audit_masks box)."
         )
 
 

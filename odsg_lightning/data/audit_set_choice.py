@@ -15,7 +15,8 @@ from odsg_lightning.data.audit_samples import (
     usable_objects,
 )
 from odsg_lightning.data.audit_set_files import describe, read_dataset
-from odsg_lightning.data.coco import Annotation, CocoDataset, CocoImage
+from odsg_lightning.data.coco import CocoDataset
+from odsg_lightning.data.coco_records import Annotation, CocoImage
 from odsg_lightning.data.images import load_image
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.records.audit_set import AuditSet

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from odsg_lightning.data.audit_samples import MaskSource, audit_sample
-from odsg_lightning.data.coco import CocoDataset, CocoImage, check_images, read_coco
-from odsg_lightning.data.coco_checks import list_problems
+from odsg_lightning.data.coco import CocoDataset, check_images, read_coco
+from odsg_lightning.data.coco_problems import list_problems
+from odsg_lightning.data.coco_records import CocoImage
 from odsg_lightning.errors import BrokenInputError
 from odsg_lightning.files import sha256_of, sha256_of_json
 from odsg_lightning.records.audit_set import AuditImage, AuditSet

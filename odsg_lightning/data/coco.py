@@ -9,44 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from odsg_lightning.data import coco_checks as checks
-from odsg_lightning.data.coco_checks import BadRecordError, Box, Problems
-from odsg_lightning.data.coco_masks import Segmentation, segmentation_problem
-from odsg_lightning.data.images import load_image, refuse_bombs
+from odsg_lightning.data.coco_problems import LOST_OBJECTS, BadRecordError, Findings, Problems, list_problems
+from odsg_lightning.data.coco_records import CROWD, Annotation, CocoImage, read_annotation, read_images, repeated_id
+from odsg_lightning.data.images import load_image
 from odsg_lightning.errors import BrokenInputError, MissingFileError
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Annotation:
-    """One object of an image.
-
-    Attributes:
-        id: COCO annotation id.
-        category_id: COCO category id, as in the file.
-        label: contiguous class index from 0, in the order of the category ids.
-        box: XYXY in pixels of the original image, clipped to it.
-        iscrowd: a region of many objects, neither trained on nor audited.
-        segmentation: polygons or RLE as in the file; None if there is none or it was not asked for.
-    """
-
-    id: int
-    category_id: int
-    label: int
-    box: Box
-    iscrowd: bool
-    segmentation: Segmentation | None
-
-
-@dataclass(frozen=True, slots=True)
-class CocoImage:
-    """One image: ``height`` and ``width`` in pixels, ``annotations`` in ascending id."""
-
-    id: int
-    file_name: str
-    height: int
-    width: int
-    annotations: tuple[Annotation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +27,8 @@ class CocoDataset:
         images: in ascending id.
         category_ids: COCO category ids, ascending; their positions are the labels.
         category_names: name of each category.
-        skipped: what was left out, and why.
+        skipped: what was left out, and why; one line for each kind.
+        mended: what was mended or set aside: masks, boxes over the border, crowd regions; one line for each kind.
     """
 
     source: Path
@@ -68,6 +37,7 @@ class CocoDataset:
     category_ids: tuple[int, ...]
     category_names: tuple[str, ...]
     skipped: tuple[str, ...] = field(default=(), repr=False)
+    mended: tuple[str, ...] = field(default=(), repr=False)
 
 
 def read_coco(
@@ -79,65 +49,76 @@ def read_coco(
 ) -> CocoDataset:
     """Read a COCO detection file and check every record.
 
+    A fault of a mask costs the mask only: the object is trained on and evaluated by its box, and left out of the audit.
+    A box over the border is clipped to the image. Both are counted in one warning.
+
     Args:
         annotations: the JSON file.
         images: the folder that its file names are relative to.
         bad_records: ``"error"`` raises if any image or annotation is unusable; ``"skip"`` leaves these out and logs
-            one warning. What leaves no sound rest is an error in both: a broken file or category list, or two images
-            of one id.
-        segmentations: check and keep segmentations. A file in which all are missing or ``[]`` has boxes only, which
-            is no error.
+            one warning. What leaves no sound rest is an error in both: a broken file or category list, ids that mean
+            several things, boxes that are all relative or XYXY.
+        segmentations: check and keep segmentations. A file in which all are missing or ``[]`` has boxes only, of which
+            nothing is said.
 
     Returns:
         The images whose files exist, with their annotations.
 
     Raises:
         MissingFileError: the JSON file, the folder, or an image file is missing.
-        BrokenInputError: the file or a record is unusable. All problems are counted, and ten are named by file,
-            annotation id, image id and file name.
+        BrokenInputError: the file or a record is unusable. All problems are counted, and three of each kind are named
+            by file, annotation id, image id and file name.
     """
     source, folder = Path(annotations), Path(images)
     content = checks.load_coco_json(source)
     if not folder.is_dir():
         raise MissingFileError(f"Expected the images of {source} in a folder {folder}, but there is none.")
-    problems = Problems(source)
+    problems, mended = Problems(source), Findings()
     categories = _read_categories(content["categories"], problems)
-    if problems.lines:
+    if problems.counts:
         raise problems.error()
-    known, unusable = _read_images(content["images"], folder, problems)
-    annotations_of: dict[int, list[Annotation]] = {image_id: [] for image_id in known}
+    known, unusable = read_images(content["images"], folder, problems)
+    records = content["annotations"]
+    checks.refuse_other_coordinates(source, _boxes(records, known))
+    # Exporters of boxes write "segmentation": [] everywhere.
+    segmentations = segmentations and any(isinstance(r, dict) and r.get("segmentation") for r in records)
     labels = {category_id: label for label, category_id in enumerate(categories)}
-    # Exporters of boxes write "segmentation": [] everywhere; among real ones it is a mistake.
-    segmentations = segmentations and any(isinstance(r, dict) and r.get("segmentation") for r in content["annotations"])
-    seen: set[int] = set()
+    annotations_of: dict[int, list[Annotation]] = {image_id: [] for image_id in known}
+    image_of: dict[int, int] = {}
     dropped = 0
-    for index, record in enumerate(content["annotations"]):
+    for index, record in enumerate(records):
         try:
             image_id = checks.integer(record, "image_id")
             if image_id in unusable:  # its image is reported already
                 dropped += 1
                 continue
             if image_id not in known:
-                raise BadRecordError(f"expected image_id to be one of the file's images, but got {image_id}")
-            annotation = _annotation(record, known[image_id], labels, segmentations)
-            if annotation.id in seen:
-                raise BadRecordError("expected annotation ids to be unique, but this one came before")
+                raise BadRecordError(
+                    "annotations of an unknown image",
+                    f"expected image_id to be one of the file's images, but got {image_id}",
+                )
+            annotation, mends = read_annotation(record, known[image_id], labels, segmentations)
+            if annotation.id in image_of:
+                raise repeated_id(annotation.id, image_of[annotation.id], image_id)
         except BadRecordError as problem:
-            problems.add(_describe(record, index, known), problem)
+            problems.refuse(_describe(record, index, known), problem)
         else:
-            seen.add(annotation.id)
+            image_of[annotation.id] = image_id
             annotations_of[image_id].append(annotation)
-    if problems.lines and (bad_records == "error" or problems.fatal):
+            for kind, message in mends:
+                mended.add(kind, f"{_describe(record, index, known)}{message}")
+    if problems.counts and (bad_records == "error" or problems.fatal):
         raise problems.error()
     if not known:
         raise BrokenInputError(
             f"Expected {source} to have at least one usable image, but all were skipped.\n{problems}"
         )
-    if problems.lines:
+    if problems.counts:
         log.warning(
-            "Skipped %d unusable records of %s, and %d annotations of skipped images:\n%s",
-            *(len(problems.lines), source, dropped, problems),
+            "Skipped %d unusable records of %s, and %d annotations of skipped images. %s\n%s",
+            *(problems.counts.total(), source, dropped, LOST_OBJECTS, problems),
         )
+    _report(mended, source, len(image_of))
     kept = (replace(known[i], annotations=tuple(sorted(annotations_of[i], key=lambda a: a.id))) for i in sorted(known))
     return CocoDataset(
         source=source,
@@ -146,6 +127,7 @@ def read_coco(
         category_ids=tuple(categories),
         category_names=tuple(categories.values()),
         skipped=tuple(problems.lines),
+        mended=tuple(mended.lines),
     )
 
 
@@ -169,7 +151,7 @@ def check_images(dataset: CocoDataset) -> None:
     if broken:
         raise BrokenInputError(
             f"Expected all {len(dataset.images)} images of {dataset.source} to be readable, but {len(broken)} are "
-            f"not:\n{checks.list_problems(broken)}"
+            f"not:\n{list_problems(broken)}"
         )
 
 
@@ -191,65 +173,54 @@ def require_same_categories(train: CocoDataset, val: CocoDataset) -> None:
         )
 
 
+def _report(mended: Findings, source: Path, n_objects: int) -> None:
+    """Warn of what was mended, and of crowd regions if they are many."""
+    if mended.counts[CROWD] > n_objects / 10:
+        log.warning(
+            "%d of the %d objects of %s are crowd regions (iscrowd 1), which are neither trained on nor audited. Does "
+            "its exporter write iscrowd 1 for single objects, say because their masks are RLE?",
+            *(mended.counts[CROWD], n_objects, source),
+        )
+    if mended.counts.keys() - {CROWD}:
+        log.warning("Mended or set aside of %s:\n%s", source, mended)
+
+
 def _read_categories(records: list[Any], problems: Problems) -> dict[int, str]:
     names: dict[int, str] = {}
+    kind = "categories that cannot be used"
     for index, record in enumerate(records):
-        where = f"categories[{index}]"
         try:
             category_id, name = checks.integer(record, "id"), checks.field(record, "name")
             if not isinstance(name, str) or not name:
-                raise BadRecordError(f"expected name to be a text, but got {name!r}")
+                raise BadRecordError(kind, f"expected name to be a text, but got {name!r}")
             if category_id in names:
-                raise BadRecordError(f"expected category ids to be unique, but id {category_id} came before")
+                raise BadRecordError(kind, f"expected category ids to be unique, but id {category_id} came before")
             names[category_id] = name
         except BadRecordError as problem:
-            problems.add(where, problem, fatal=True)
+            problems.refuse(f"categories[{index}]", BadRecordError(problem.kind, str(problem), fatal=True))
     return dict(sorted(names.items()))
 
 
-def _read_images(records: list[Any], folder: Path, problems: Problems) -> tuple[dict[int, CocoImage], set[int]]:
-    """Return the usable images by id, and the ids of the others."""
-    known: dict[int, CocoImage] = {}
-    unusable: set[int] = set()
-    for index, record in enumerate(records):
-        where = f"images[{index}]"
-        try:
-            image_id = checks.integer(record, "id")
-            where = f"image id {image_id} (file_name {record.get('file_name', '?')!r})"
-            if image_id in known or image_id in unusable:
-                problems.add(where, "expected image ids to be unique, but this one came before", fatal=True)
-                continue
-            unusable.add(image_id)
-            name = checks.file_name(record)
-            image = CocoImage(image_id, name, checks.integer(record, "height", 1), checks.integer(record, "width", 1))
-            refuse_bombs(image.width, image.height)
-        except ValueError as problem:
-            problems.add(where, problem)
-            continue
-        if checks.file_exists(folder, name):
-            unusable.remove(image_id)
-            known[image_id] = image
-        else:
-            problems.add(where, f"expected a file {folder / name}, but there is none", missing_file=True)
-    return known, unusable
-
-
-def _annotation(record: dict[str, Any], image: CocoImage, labels: dict[int, int], segmentations: bool) -> Annotation:
-    annotation_id, category_id = checks.integer(record, "id"), checks.integer(record, "category_id")
-    if category_id not in labels:
-        raise BadRecordError(f"expected category_id to be one of {reprlib.repr(sorted(labels))}, but got {category_id}")
-    box, iscrowd = checks.box_xyxy(record, image.height, image.width), checks.crowd_flag(record)
-    segmentation = record.get("segmentation") if segmentations else None
-    problem = None if segmentation is None else segmentation_problem(segmentation, image.height, image.width)
-    if problem:
-        raise BadRecordError(problem)
-    return Annotation(annotation_id, category_id, labels[category_id], box, iscrowd, segmentation)
+def _boxes(records: list[Any], images: dict[int, CocoImage]) -> list[tuple[list[float], int, int]]:
+    """Return each ``bbox`` that is four numbers, with height and width of its image."""
+    boxes = []
+    for record in records:
+        if isinstance(record, dict) and checks.is_bbox(record.get("bbox")):
+            image_id = checks.whole_number(record.get("image_id"))
+            image = None if image_id is None else images.get(image_id)
+            if image is not None:
+                boxes.append((record["bbox"], image.height, image.width))
+    return boxes
 
 
 def _describe(record: Any, index: int, images: dict[int, CocoImage]) -> str:
     if not isinstance(record, dict):
         return f"annotations[{index}]"
-    image_id = record.get("image_id", "?")
+    annotation_id, image_id = (_as_integer(record.get(key, "?")) for key in ("id", "image_id"))
     image = images.get(image_id) if isinstance(image_id, int) else None
     name = f", file_name {image.file_name!r}" if image else ""
-    return f"annotation id {record.get('id', '?')!r} (image id {image_id!r}{name})"
+    return f"annotation id {annotation_id!r} (image id {image_id!r}{name})"
+
+
+def _as_integer(value: Any) -> Any:
+    return value if (whole := checks.whole_number(value)) is None else whole

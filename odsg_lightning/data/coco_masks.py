@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from odsg_lightning.data.coco_checks import is_finite_number
+from odsg_lightning.data.coco_checks import is_finite_number, whole_number
 
 Segmentation = list[list[float]] | dict[str, Any]
 """Polygons or RLE, as a COCO file has it."""
+
+_FLAT = 1e-6  # pixels off the line through a polygon's points that are rounding
 
 
 def segmentation_mask(segmentation: Segmentation, height: int, width: int) -> NDArray[np.bool_]:
@@ -44,6 +46,19 @@ def segmentation_mask(segmentation: Segmentation, height: int, width: int) -> ND
     return np.asarray(mask_utils.decode(mask_utils.merge(polygons)), dtype=np.bool_)
 
 
+def plain_segmentation(value: Any) -> Any:
+    """Return a segmentation in COCO's form where exporters write another one that means the same.
+
+    A polygon may lack the brackets of the list around it; whole numbers of an RLE may be written as floats. What is
+    neither is returned as it is: :func:`segmentation_problem` says what is wrong with it.
+    """
+    if isinstance(value, list) and value and all(is_finite_number(number) for number in value):
+        return [value]
+    if isinstance(value, dict):
+        return {key: _whole(value[key]) if key in ("size", "counts") else value[key] for key in value}
+    return value
+
+
 def segmentation_problem(segmentation: Any, height: int, width: int) -> str | None:
     """Say what is wrong with a segmentation as it stands in the file; None if nothing is.
 
@@ -63,11 +78,15 @@ def segmentation_problem(segmentation: Any, height: int, width: int) -> str | No
                 "expected each polygon to have at least 3 points [x1, y1, x2, y2, x3, y3, ...], but got "
                 f"{len(polygon)} numbers"
             )
+        if max(polygon) <= 1 < max(height, width) and any(whole_number(value) is None for value in polygon):
+            return f"expected polygons in pixels, but got {reprlib.repr(polygon)}, which is relative (0 to 1)"
         # Borders are overstepped a little in real data; a million pixels away takes a rasteriser gigabytes.
         if not all(-width <= x <= 2 * width for x in polygon[::2]) or not all(
             -height <= y <= 2 * height for y in polygon[1::2]
         ):
             return f"expected polygons near the image of height {height} and width {width}, but one lies far outside"
+        if _is_flat(polygon):
+            return f"expected each polygon to enclose an area, but got {reprlib.repr(polygon)}"
     return None
 
 
@@ -100,6 +119,22 @@ def rle_counts(counts: str | bytes | list[int]) -> list[int]:
     if shift:
         raise ValueError("truncated compressed RLE")
     return runs
+
+
+def _is_flat(polygon: list[float]) -> bool:
+    """Return whether all points lie on one line, or are one point."""
+    x0, y0 = polygon[:2]
+    points = [(x - x0, y - y0) for x, y in zip(polygon[2::2], polygon[3::2], strict=True)]
+    far_x, far_y = max(points, key=lambda point: abs(point[0]) + abs(point[1]))
+    length = abs(far_x) + abs(far_y)
+    return all(abs(far_x * y - far_y * x) <= _FLAT * length for x, y in points)
+
+
+def _whole(values: Any) -> Any:
+    """Return a list whose whole numbers are integers; anything else as it is."""
+    if not isinstance(values, list):
+        return values
+    return [value if (whole := whole_number(value)) is None else whole for value in values]
 
 
 def _rle_problem(segmentation: dict[str, Any], height: int, width: int) -> str | None:

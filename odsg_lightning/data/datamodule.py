@@ -43,7 +43,8 @@ class CocoDetectionDataModule(LightningDataModule):
         audit_masks: measure saliency against the ``"segmentation"``, or the filled ``"box"`` where there is none.
         audit_set: an audit set file (``odsg audit-set``), whose images must be among the validation images. It says
             which, at which size and against which masks; the other arguments do not count for the audit then.
-        bad_records: ``"error"`` stops at unusable records; ``"skip"`` leaves them out with one warning.
+        bad_records: ``"error"`` stops at unusable records; ``"skip"`` leaves them out with one warning. Faults of masks
+            and boxes over the border are neither: see :func:`~odsg_lightning.data.coco.read_coco`.
         check_images: decode every image before training. A broken file is an error in any case; this finds it early.
 
     Raises:

@@ -1,5 +1,7 @@
 """Reading one image file as a person would see it: RGB, 8 bits, upright."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from odsg_lightning.errors import BrokenInputError, MissingFileError
+from odsg_lightning.files import LFS_POINTER, is_lfs_pointer
 
 _EXIF_ORIENTATION = 0x0112
 # What undoes each EXIF orientation. ImageOps.exif_transpose also rewrites the EXIF block, which fails on odd tags.
@@ -20,6 +23,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 
 
 # No other: Pillow hands EPS to Ghostscript, which runs programs, and many decoders are hardly ever looked at.
@@ -30,8 +34,7 @@ def load_image(path: str | Path, expected_size: tuple[int, int] | None = None) -
     """Read an image file as RGB.
 
     Greyscale, palette and CMYK images are converted, transparency is composited over white, and 16-bit greyscale is
-    scaled from 0-65535 to 0-255. The EXIF rotation is applied, unless ``expected_size`` fits the stored pixels only:
-    then the boxes refer to these.
+    scaled from 0-65535 to 0-255. The EXIF rotation is applied.
 
     Args:
         path: an image file: JPEG, PNG, TIFF, WebP, BMP, GIF, PPM, JPEG 2000, AVIF or TGA.
@@ -43,24 +46,26 @@ def load_image(path: str | Path, expected_size: tuple[int, int] | None = None) -
     Raises:
         MissingFileError: there is no such file.
         BrokenInputError: the file is not an image, is truncated, is too large for Pillow's decompression limit, has
-            pixels without a known range, or has a size other than ``expected_size``. The message names the file.
+            pixels without a known range, is a Git LFS pointer, or has a size other than ``expected_size``, if only by
+            its EXIF rotation. The message names the file.
     """
     path = Path(path)
-    try:
-        with Image.open(path, formats=_known_formats()) as image:
-            refuse_bombs(image.width, image.height)
-            image.load()
-            upright = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-            rgb = _to_rgb(image)
-    except FileNotFoundError:
-        raise MissingFileError(f"Expected an image file at {path}, but there is none.") from None
-    except Exception as error:  # decoders of broken files raise nearly everything: OSError, SyntaxError, struct.error
-        raise BrokenInputError(
-            f"Expected {path} to be a complete image file, but reading it failed: {error}. Replace the file, or "
-            "remove its record from the annotations."
-        ) from error
+    with _opened(path) as image:
+        image.load()
+        upright = _turn(image)
+        rgb = _to_rgb(image)
     pixels = torch.from_numpy(np.array(_oriented(rgb, upright, expected_size, path)))
     return pixels.permute(2, 0, 1).contiguous()
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return the height and width of an image as :func:`load_image` reads it, mostly without decoding it.
+
+    Raises:
+        BrokenInputError: see there.
+    """
+    with _opened(path) as image:
+        return (image.width, image.height) if _turn(image) in _SIDEWAYS else (image.height, image.width)
 
 
 def refuse_bombs(width: int, height: int) -> None:
@@ -76,6 +81,27 @@ def refuse_bombs(width: int, height: int) -> None:
             f"{width}x{height} pixels exceed Pillow's limit of {limit} (decompression bomb); raise "
             "PIL.Image.MAX_IMAGE_PIXELS if the image is trusted"
         )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image, and say of whatever its decoder raises which file it is."""
+    try:
+        with Image.open(path, formats=_known_formats()) as image:
+            refuse_bombs(image.width, image.height)
+            yield image
+    except FileNotFoundError:
+        raise MissingFileError(f"Expected an image file at {path}, but there is none.") from None
+    except Exception as error:  # decoders of broken files raise nearly everything: OSError, SyntaxError, struct.error
+        pointer = is_lfs_pointer(path)
+        cause = LFS_POINTER if pointer else f"reading it failed: {error}"
+        cure = "" if pointer else " Replace the file, or remove its record from the annotations."
+        raise BrokenInputError(f"Expected {path} to be a complete image file, but {cause}.{cure}") from error
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what turns an image as its EXIF orientation says."""
+    return _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
 
 
 def _known_formats() -> list[str]:
@@ -110,10 +136,16 @@ def _oriented(
     rotated = image if upright is None else image.transpose(upright)
     if expected_size is None or (rotated.height, rotated.width) == tuple(expected_size):
         return rotated
+    cure = "Correct the record, or use the image that was annotated."
     if stored == tuple(expected_size):
-        return image
+        # Which of the two pictures the boxes were drawn on is not to be known, and on the other they lie beside the
+        # objects.
+        cure = (
+            "These are its stored pixels, which its EXIF orientation rotates. Were the boxes drawn on the upright "
+            "picture, as viewers show it, write its height and width into the record; were they drawn on the stored "
+            "pixels, remove the orientation from the file: exiftool -Orientation= FILE"
+        )
     raise BrokenInputError(
         f"Expected {path} to have height {expected_size[0]} and width {expected_size[1]}, as its record in the "
-        f"annotations says, but got height {rotated.height} and width {rotated.width}. Correct the record, or use the "
-        "image that was annotated."
+        f"annotations says, but got height {rotated.height} and width {rotated.width}. {cure}"
     )

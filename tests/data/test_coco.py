@@ -53,7 +53,6 @@ def test_boxes_up_to_one_pixel_outside_are_clipped(files, bbox, box):
     assert read(files).images[0].annotations[0].box == pytest.approx(box)
 
 
-RLE = {"size": [30, 40], "counts": [100, 5, 1095]}
 BAD_ANNOTATIONS = {
     "no object": ("x", r"annotations\[0\]: expected an object, but got 'x'"),
     "no id": ({"image_id": 1}, "expected a field 'id'"),
@@ -72,26 +71,14 @@ BAD_ANNOTATIONS = {
     "text bbox": (annotation_record(11, 1, bbox=["1", 2, 3, 4], segmentation=None), "4 finite numbers"),
     "zero width": (annotation_record(11, 1, bbox=[1, 2, 0, 4]), "positive width and height, but got"),
     "negative height": (annotation_record(11, 1, bbox=[1, 2, 3, -4]), "positive width and height, but got"),
-    "right": (annotation_record(11, 1, bbox=[31, 2, 10.1, 4]), "inside the image of height 30 and width 40"),
-    "left": (annotation_record(11, 1, bbox=[-1.1, 2, 10, 4]), "inside the image of height 30 and width 40"),
-    "below": (annotation_record(11, 1, bbox=[1, 29, 10, 2.1]), "inside the image of height 30 and width 40"),
-    "above": (annotation_record(11, 1, bbox=[1, -1.1, 10, 4]), "inside the image of height 30 and width 40"),
+    "below": (annotation_record(11, 1, bbox=[1, 30, 10, 2]), "inside the image of height 30 and width 40"),
     "next to": (annotation_record(11, 1, bbox=[40, 2, 0.5, 4]), "inside the image of height 30 and width 40"),
     "crowd": (annotation_record(11, 1, iscrowd=2), "expected iscrowd to be 0 or 1, but got 2"),
-    "float crowd": (annotation_record(11, 1, iscrowd=1.0), "expected iscrowd to be 0 or 1, but got 1.0"),
-    "no polygon": (annotation_record(11, 1, segmentation=[]), "at least one polygon, but it is empty"),
-    "flat polygon": (annotation_record(11, 1, segmentation=[1, 2, 3, 4, 5, 6]), "each polygon to be a list of finite"),
-    "two points": (annotation_record(11, 1, segmentation=[[1, 2, 3, 4]]), "at least 3 points .* but got 4 numbers"),
-    "odd polygon": (annotation_record(11, 1, segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "3 points .* but got 7 numbers"),
-    "far polygon": (annotation_record(11, 1, segmentation=[[1, 2, 1e9, 4, 5, 6]]), "one lies far outside"),
-    "text": (annotation_record(11, 1, segmentation="abc"), "to be polygons or RLE, but got 'abc'"),
-    "RLE size": (annotation_record(11, 1, segmentation={**RLE, "size": [40, 30]}), r"RLE to be \[30, 40\], but got"),
-    "RLE empty": (annotation_record(11, 1, segmentation={**RLE, "counts": [1200]}), "its area is zero"),
-    "RLE sum": (annotation_record(11, 1, segmentation={**RLE, "counts": [1, 2]}), "add up to 1200 pixels, but got 3"),
-    "RLE negative": (annotation_record(11, 1, segmentation={**RLE, "counts": [1201, -1]}), "of at least 0"),
-    "RLE counts": (annotation_record(11, 1, segmentation={"size": [30, 40]}), "to be a list or a string, but got None"),
-    "RLE garbage": (annotation_record(11, 1, segmentation={**RLE, "counts": "é"}), "but: invalid compressed RLE"),
-    "RLE cut": (annotation_record(11, 1, segmentation={**RLE, "counts": "oo"}), "but: truncated compressed RLE"),
+    "half crowd": (annotation_record(11, 1, iscrowd=0.5), "expected iscrowd to be 0 or 1, but got 0.5"),
+    "relative": (annotation_record(11, 1, bbox=[0.1, 0.2, 0.5, 0.5]), r"in pixels, but got .* relative \(0 to 1\)"),
+    "large id": (annotation_record(2**53 + 1, 1), r"expected id to be within 2\*\*53, .* but got 9007199254740993"),
+    "large image id": (annotation_record(11, -(2**63)), r"expected image_id to be within 2\*\*53"),
+    "infinite id": (annotation_record(math.inf, 1), "expected id to be an integer, but got inf"),
 }
 
 
@@ -114,11 +101,19 @@ def test_bad_annotation_is_named_or_skipped(files, name, caplog):
 
 
 def test_repeated_annotation_id(files):
-    files.annotations = [annotation_record(11, 1), annotation_record(11, 2)]
+    files.annotations = [annotation_record(11, 1), annotation_record(11, 1), annotation_record(12, 2)]
 
-    with pytest.raises(BrokenInputError, match=r"annotation id 11 \(image id 2.*annotation ids to be unique"):
+    with pytest.raises(BrokenInputError, match=r"annotation id 11 \(image id 1.*annotation ids to be unique"):
         read(files)
-    assert [len(image.annotations) for image in read(files, bad_records="skip").images] == [1, 0]
+    assert [len(image.annotations) for image in read(files, bad_records="skip").images] == [1, 1]
+
+
+@pytest.mark.parametrize("bad_records", ["error", "skip"])
+def test_ids_that_begin_again_in_every_image_are_refused_with_a_cure(files, bad_records):
+    files.annotations = [annotation_record(i, image) for image in (1, 2) for i in (1, 2, 3)]
+
+    with pytest.raises(BrokenInputError, match=r"image id 1 has id 1, too\. Where they begin again .*: for i, a in"):
+        read(files, bad_records=bad_records)
 
 
 BAD_IMAGES = {
@@ -182,6 +177,14 @@ def test_file_names_that_no_file_system_takes_are_missing(files, name):
 
 
 @pytest.mark.parametrize("bad_records", ["error", "skip"])
+def test_an_image_that_is_a_git_lfs_pointer_is_an_error_at_once(files, bad_records):
+    files.write()
+    (files.images_dir / "1.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12345\n")
+    with pytest.raises(BrokenInputError, match=r"1 images that are Git LFS pointers: .*1\.png, .*git lfs pull"):
+        read_coco(files.json, files.images_dir, bad_records=bad_records)
+
+
+@pytest.mark.parametrize("bad_records", ["error", "skip"])
 @pytest.mark.parametrize(
     ("part", "records", "message"),
     [
@@ -202,14 +205,24 @@ def test_what_no_skipping_cures(files, bad_records, part, records, message):
     assert 'bad_records="skip"' not in str(caught.value)
 
 
-def test_ten_problems_are_shown_and_the_rest_counted(files):
+def test_each_kind_of_problem_is_one_line_with_a_count_and_three_examples(files):
     files.annotations = [annotation_record(i, 1, category_id=5) for i in range(1, 14)]
+    files.annotations.append(annotation_record(14, 1, bbox=[1, 1, 0, 5], segmentation=None))
 
-    with pytest.raises(BrokenInputError, match="13 problems") as caught:
+    with pytest.raises(BrokenInputError, match="14 problems") as caught:
         read(files)
-    assert str(caught.value).count("annotation id") == 10
-    assert str(caught.value).endswith("... and 3 more")
-    assert 'leave these records out: bad_records="skip"' in str(caught.value)
+    cure, first, second = str(caught.value).splitlines()
+    assert 'leave these records out: bad_records="skip" (on the command line --bad-records skip' in cure
+    assert first.startswith("  - 13 annotations of an unknown category: annotation id 1 (image id 1, ")
+    assert first.count("annotation id") == 3
+    assert first.endswith("; ...")
+    assert second.startswith("  - 1 boxes without a size: annotation id 14 ")
+
+
+def test_a_warning_of_skipped_objects_says_what_becomes_of_average_precision(files, caplog):
+    files.annotations.append(annotation_record(13, 1, bbox=[1, 1, 0, 5], segmentation=None))
+    read(files, bad_records="skip")
+    assert "Average precision is computed without the objects left out." in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -223,6 +236,13 @@ def test_ten_problems_are_shown_and_the_rest_counted(files):
         ("3", "but got a int"),
         ('{"images": []}', r"a list named 'annotations', but it has only \['images'\]"),
         ('{"images": {}, "annotations": [], "categories": []}', "a list named 'images', but got a dict"),
+        ("<annotation>\n<folder>x</folder>", "it is a Pascal VOC XML file. Make COCO JSON of such files: odsg convert"),
+        ('\ufeff<?xml version="1.0"?>\n<annotation verified="yes">', "it is a Pascal VOC XML file"),
+        ("<annotations><version>1.1</version>", "it is an XML or HTML file"),
+        ("0 0.5 0.5 0.25 1\n2 0.1 0.1 1e-2 0.1\n", "it is a YOLO label file. .*odsg convert"),
+        ("0 0.5 0.5 0.25 1 0.25 0.5", "it is a YOLO label file"),
+        ("# mine\ntrain: ../train/images\nnames: [a]\n", "it is the YAML file of a YOLO data set.*odsg convert"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 1\n", "pointer, .*git lfs pull"),
         ("[" * 100_000, "Expected a COCO JSON file at .*, but"),
         ('{"images": ' + "1" * 5000 + "}", "Expected a COCO JSON file at .*, but"),
     ],
@@ -262,7 +282,10 @@ def test_missing_json_folder_instead_of_json_and_missing_folder(files):
     with pytest.raises(MissingFileError, match=r"Expected a COCO JSON file at .*none\.json, but No such file"):
         read_coco(files.folder / "none.json", files.images_dir)
     with pytest.raises(BrokenInputError, match="but it is a folder"):
-        read_coco(files.folder, files.images_dir)
+        read_coco(files.images_dir, files.images_dir)
+    (files.images_dir / "1.xml").touch()
+    with pytest.raises(BrokenInputError, match=r"it is a folder of \.xml files\. .*odsg convert"):
+        read_coco(files.images_dir, files.images_dir)
     with pytest.raises(MissingFileError, match=r"in a folder .*nowhere, but there is none"):
         read_coco(files.json, files.folder / "nowhere")
 

@@ -7,7 +7,7 @@ import torch
 from helpers.coco_files import gradient_image
 from PIL import Image
 
-from odsg_lightning.data.images import load_image
+from odsg_lightning.data.images import load_image, upright_size
 from odsg_lightning.errors import BrokenInputError, MissingFileError
 
 ROTATED_90 = 6  # EXIF: turn by 90 degrees clockwise to see it upright
@@ -115,11 +115,23 @@ def test_each_orientation_agrees_with_pillow(tmp_path, orientation):
     assert np.array_equal(load_image(path).permute(1, 2, 0).numpy(), expected)
 
 
-def test_exif_rotation_is_left_out_if_only_the_stored_size_fits(tmp_path):
-    image = load_image(_rotated(tmp_path), (4, 6))
+@pytest.mark.parametrize("orientation", range(5, 9))
+def test_a_record_of_the_stored_size_is_refused_where_exif_turns_the_picture(tmp_path, orientation):
+    with pytest.raises(BrokenInputError, match=r"a\.png to have height 4 and width 6.*EXIF orientation rotates"):
+        load_image(_rotated(tmp_path, orientation), (4, 6))
 
-    assert image.shape == (3, 4, 6)
-    assert image[:, 0, 5].tolist() == [5, 0, 128]
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_without_decoding_is_that_of_the_picture(tmp_path, orientation):
+    path = _rotated(tmp_path, orientation)
+    assert upright_size(path) == tuple(load_image(path).shape[1:])
+
+
+def test_a_git_lfs_pointer(tmp_path):
+    (tmp_path / "a.jpg").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12345\n")
+    for read in (load_image, upright_size):
+        with pytest.raises(BrokenInputError, match=r"a\.jpg to be a complete image file, but .*: git lfs pull\.$"):
+            read(tmp_path / "a.jpg")
 
 
 def test_size_that_fits_neither_way(tmp_path):
