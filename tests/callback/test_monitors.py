@@ -1,6 +1,7 @@
-"""Values of the audit are there at audited validations only, and what watches them waits for the next audit."""
+"""Values of the audit are there at audited validations only, and what watches them waits; few pairs are explained."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -189,3 +190,14 @@ def test_a_scheduler_that_watches_a_plateau_waits_too(said):
                   val_check_interval=1.0, check_val_every_n_epoch=1)  # fmt: skip
     assert len(said("ReduceLROnPlateau finds no value")) == 1
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 / 4)  # at the audits 3 and 5, never between
+
+
+def test_an_audit_that_pairs_nothing_says_why(said):
+    class OffByOne(KnownModule):
+        def detect(self, images):
+            return [replace(found, labels=found.labels + 1) for found in super().detect(images)]
+
+    fit(quiet(), module=OffByOne(), max_steps=1)
+    (line,) = said("were paired")
+    assert line.startswith("The ODSmoothGrad audit at step 1: 0 of 2 objects were paired with a detection.")
+    assert "threshold of 0.5: 2, of which 2 overlap an object of another class (are the labels off by one?)" in line
