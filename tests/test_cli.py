@@ -5,6 +5,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -480,7 +481,8 @@ def test_engine_of_the_last_callback_can_be_given_on_the_command_line(shapes, tm
 def fitted(shapes: ShapesDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a finished `odsg fit`."""
     folder = tmp_path_factory.mktemp("fitted")
-    assert main(["fit", "--config", write(settings(shapes, folder), folder)]) == 0
+    with (folder / "printed.txt").open("w") as printed, redirect_stdout(printed):
+        assert main(["fit", "--config", write(settings(shapes, folder), folder)]) == 0
     return folder
 
 
@@ -491,6 +493,28 @@ def test_fit_trains_audits_and_logs(fitted):
     assert {"val/map", "train/loss"} <= logged
     assert events.Scalars("audit/n_objects")[0].value > 0
     assert events.Scalars("audit/n_failed")[0].value == 0
+
+
+def test_fit_ends_as_the_demonstration_does(fitted):
+    printed = (fitted / "printed.txt").read_text()
+    for words in ("mean of the box", "AP50", "sufficiency", "recall", "seconds training", "in 1 audits"):
+        assert words in printed
+    (checkpoint,) = fitted.rglob("*.ckpt")
+    assert printed.splitlines()[-4:] == [
+        f"Checkpoint: {checkpoint}",
+        f"Logs: {fitted / 'logs' / 'version_0'}",
+        "Look at the curves and the maps:",
+        f"  tensorboard --logdir {fitted / 'logs'} --samples_per_plugin images=200",
+    ]
+
+
+def test_fit_ended_by_sigterm_says_so_and_leaves_nothing_half_written(shapes, tmp_path):
+    values = settings(shapes, tmp_path)
+    values["trainer"] |= {"max_steps": 500, "callbacks": [{"class_path": "helpers.signals.TerminatesAtStep"}]}
+    assert main(["fit", "--config", write(values, tmp_path)]) == 143
+    assert [path for path in tmp_path.rglob("*") if path.suffix in (".tmp", ".ckpt")] == []
+    (saved,) = tmp_path.rglob("config.yaml")
+    assert yaml.safe_load(saved.read_text())["trainer"]["max_steps"] == 500
 
 
 def test_fit_uses_the_optimizer_and_the_schedule_of_the_file(fitted):

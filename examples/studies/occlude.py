@@ -13,8 +13,9 @@ import torch
 from pictures import audit_set, not_yet_in, options
 
 from odsg_lightning import DetectionModule, resolve_adapter
+from odsg_lightning.audit.choice import audited_indices, chosen_objects, listed_objects
 from odsg_lightning.audit.config import AuditConfig
-from odsg_lightning.audit.loop import audited_indices, pair_detections
+from odsg_lightning.audit.pairing import pair_detections
 from odsg_lightning.demo.recipe import no_foreign_warnings
 from odsg_lightning.files import write_text
 from odsg_lightning.occlusion.evidence import detected_again
@@ -29,12 +30,13 @@ MARGINS = (1.0, 2.0, 4.0, 0.1)
 def measure(checkpoint: Path, samples: list[AuditSample], per_image: int) -> list[dict[str, object]]:
     """Return, for each detected object, what is still detected under each replacement and margin."""
     detector = resolve_adapter(DetectionModule.load_from_checkpoint(checkpoint, map_location="cpu").eval())
+    objects = chosen_objects(listed_objects(samples), per_image)
     rows: list[dict[str, object]] = []
     for position, sample in enumerate(samples):
         (reference,) = detector.detect([sample.image])
         pairs, _ = pair_detections(sample, reference, AuditConfig(score_threshold=0.3))
         other = samples[(position + 1) % len(samples)].image
-        for index in audited_indices(sample, per_image):
+        for index in audited_indices(sample, objects):
             row: dict[str, object] = {"image": sample.image_id, "annotation": sample.annotation_ids[index]}
             match = int(pairs[index])
             rows.append(row)

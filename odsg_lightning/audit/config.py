@@ -32,8 +32,8 @@ class AuditConfig:
             pixel at least.
         necessity_margin: how far around an object's box pixels are hidden with it, likewise.
         seed: of the noise.
-        max_objects_per_image: audit only the first so many objects of an image, in the order of their annotation ids;
-            None for all.
+        max_objects_per_image: audit only so many objects of an image, chosen so that the classes of the audit set stay
+            balanced (:func:`odsg_lightning.audit.choice.chosen_objects`); None for all.
         tolerance: None for all ``n_samples``, or when to stop before:
             :func:`odsg_lightning.saliency.smoothgrad.smoothgrad` says what it means.
         engine: how the gradients are computed: :func:`odsg_lightning.saliency.gradients.linearize`.

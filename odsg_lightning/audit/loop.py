@@ -1,50 +1,33 @@
 """One audit: which objects of a fixed set are detected, what each of their five numbers looks at, what they need."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import repeat
 
 import torch
 from torch import Tensor
 
+from odsg_lightning.audit.choice import audited_indices, chosen_objects, listed_objects
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.measure import AuditedObject, measured
+from odsg_lightning.audit.pairing import pair_detections, pairing_counts
 from odsg_lightning.occlusion.evidence import OcclusionEvidence, occlusion_evidence
+from odsg_lightning.records.maps_file import Key
 from odsg_lightning.saliency.gradients import gradient_looks
-from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.noise import image_generator
 from odsg_lightning.saliency.protocol import Detector
 from odsg_lightning.saliency.smoothgrad import smoothgrad
 from odsg_lightning.types import AuditSample, Detections
 
 
-def audited_indices(sample: AuditSample, max_objects: int | None) -> list[int]:
-    """Return the positions of the objects to audit: the first ``max_objects`` by annotation id."""
-    order = sorted(range(len(sample.annotation_ids)), key=sample.annotation_ids.__getitem__)
-    return order[:max_objects]
-
-
-def pair_detections(sample: AuditSample, detections: Detections, config: AuditConfig) -> tuple[Tensor, Tensor]:
-    """Pair each ground-truth object with at most one detection: same class, enough overlap, score above the threshold.
-
-    Returns:
-        ``[G]`` index into ``detections``, -1 where the object is missed, and ``[G]`` IoU, NaN where missed.
-    """
-    positions = (detections.scores.detach() > config.score_threshold).nonzero().flatten()
-    confident = detections[positions]
-    matches, ious = match_one_to_one(sample.boxes, sample.labels, confident.boxes, confident.labels, config.pair_iou)
-    paired = matches >= 0
-    matches[paired] = positions.cpu()[matches[paired]]
-    return matches, ious
-
-
 def audit(
     detector: Detector,
-    samples: Iterable[AuditSample],
+    samples: Sequence[AuditSample],
     config: AuditConfig,
     *,
     device: torch.device | str = "cpu",
     on_sample: Callable[[], None] = lambda: None,
+    objects: frozenset[Key] | None = None,
 ) -> Iterator[AuditedObject]:
     """Audit a detector on a fixed set, object by object.
 
@@ -53,21 +36,27 @@ def audit(
 
     Args:
         detector: see :class:`odsg_lightning.saliency.protocol.Detector`.
-        samples: the audit set.
+        samples: the audit set, or a part of it.
         config: see :class:`AuditConfig`.
         device: where the images are put.
         on_sample: called ``config.samples_per_image`` times for every image, however few of them are needed.
+        objects: which objects are audited, by image id and annotation id; None for those that
+            ``config.max_objects_per_image`` leaves of ``samples``. Of a part of the audit set, pass what it leaves of
+            the whole: :func:`odsg_lightning.audit.choice.chosen_objects`.
 
     Yields:
         Every audited ground-truth object, measured, missed ones included, image by image in the order of ``samples``.
     """
+    if objects is None:
+        objects = chosen_objects(listed_objects(samples), config.max_objects_per_image)
     for sample in samples:
         image = sample.image.to(device, copy=True)
         with torch.no_grad():
             (reference,) = detector.detect([image])
         pairs, ious = pair_detections(sample, reference, config)
-        objects = audited_indices(sample, config.max_objects_per_image)
-        paired = [index for index in objects if pairs[index] >= 0]
+        counts = pairing_counts(sample, reference, config)
+        indices = audited_indices(sample, objects)
+        paired = [index for index in indices if pairs[index] >= 0]
         saliencies = smoothgrad(
             detector,
             image,
@@ -86,14 +75,14 @@ def audit(
         evidence = _evidence(detector, image, reference[pairs[paired]], sample.masks[paired], config)
         explained = dict(zip(paired, saliencies, strict=True))
         del saliencies  # each object's maps go when it has been measured
-        for index in objects:
+        for index in indices:
             if index not in explained:
-                yield AuditedObject(sample, index)
+                yield AuditedObject(sample, index, counts=counts)
                 continue
             match, saliency, hidden = int(pairs[index]), explained.pop(index), next(evidence)
             box, score, iou = reference.boxes[match], float(reference.scores[match]), float(ious[index])
             detected = measured(box, score, iou, saliency, hidden, sample.masks[index], config)
-            yield AuditedObject(sample, index, detected)
+            yield AuditedObject(sample, index, detected, counts)
 
 
 def _evidence(

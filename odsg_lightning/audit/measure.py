@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from odsg_lightning.audit.config import AuditConfig
+from odsg_lightning.audit.pairing import PairingCounts
 from odsg_lightning.metrics.iof import object_iof
 from odsg_lightning.metrics.map_statistics import map_statistics
 from odsg_lightning.metrics.occlusion import occlusion_values
@@ -23,6 +24,9 @@ from odsg_lightning.records.maps_file import MAX_SIDE, Key, ObjectMaps
 from odsg_lightning.records.record import ObjectRow
 from odsg_lightning.saliency.masks import above_share, smoothed
 from odsg_lightning.types import AuditSample, ObjectSaliency
+
+OBJECTS_CHOSEN = "balanced over the classes"
+"""How ``max_objects_per_image`` chooses, as a fingerprint says it; the first versions took the first of each image."""
 
 _DIGITS = 6
 
@@ -63,11 +67,13 @@ class AuditedObject:
         sample: the image it belongs to.
         index: its position among the image's objects.
         detected: None if no detection was paired with it.
+        counts: what the image's detections have to do with its objects.
     """
 
     sample: AuditSample
     index: int
     detected: DetectedObject | None = None
+    counts: PairingCounts | None = None
 
     @property
     def missed(self) -> bool:
@@ -202,7 +208,12 @@ def fingerprint(audit_set_sha256: str, config: AuditConfig, masks: str | None = 
         config: the settings.
         masks: what an object is, ``"segmentation"`` or ``"box"``; None if that is not known.
     """
-    return {"audit_set": audit_set_sha256, **({} if masks is None else {"masks": masks}), **config.measured}
+    told: dict[str, Any] = {"audit_set": audit_set_sha256}
+    if masks is not None:
+        told["masks"] = masks
+    if config.max_objects_per_image is not None:
+        told["objects_chosen"] = OBJECTS_CHOSEN
+    return told | config.measured
 
 
 def _block_means(maps: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from odsg_lightning.audit.choice import audited_indices
 from odsg_lightning.audit.config import AuditConfig
-from odsg_lightning.audit.loop import audited_indices
 from odsg_lightning.audit.measure import AuditedObject, DetectedObject
 from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES
 from odsg_lightning.occlusion.evidence import DetectedAgain
@@ -72,12 +72,17 @@ def _box_again(box: Tensor, again: DetectedAgain) -> Tensor | None:
     return box + width_height * box.new_tensor(again.shift)
 
 
-def drawn_objects(samples: Sequence[AuditSample], config: AuditConfig, count: int) -> set[Key]:
+def drawn_objects(samples: Sequence[AuditSample], objects: frozenset[Key], count: int) -> set[Key]:
     """Choose the objects that get a picture: the first of each image, then the second of each, and so on.
 
     It depends on the audit set alone, so the same objects appear at every step.
+
+    Args:
+        samples: their images.
+        objects: those that are audited.
+        count: number of pictures, at most.
     """
-    audited = [(sample, audited_indices(sample, config.max_objects_per_image)) for sample in samples]
+    audited = [(sample, audited_indices(sample, objects)) for sample in samples]
     order = [
         (position, rank, sample.image_id, sample.annotation_ids[index])
         for rank, (sample, indices) in enumerate(audited)

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from odsg_lightning.audit.config import AuditConfig, Method
 from odsg_lightning.audit.engine_notice import EngineNotice
@@ -20,6 +21,7 @@ from odsg_lightning.callback.dashboard import Dashboard
 from odsg_lightning.callback.distributed import AuditResult, DistributedAudit
 from odsg_lightning.callback.drift_log import DriftLog, settings_of_maps
 from odsg_lightning.callback.failure import OnError, report_failure, try_or_report
+from odsg_lightning.callback.monitors import forget, let_monitors_wait
 from odsg_lightning.callback.record_writer import RecordWriter
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.metrics.iof import IntersectionOverForeground
@@ -32,39 +34,35 @@ from odsg_lightning.types import AuditSample
 class ODSmoothGradCallback(Callback):
     """Audits a detector with ODSmoothGrad at its validations, without touching the training.
 
-    At each audited validation, every object of a fixed audit set is looked up among the detections, and those detected
-    are explained: one saliency map for each of x_min, y_min, x_max, y_max and the score. Then pixels are hidden, and
-    the detector is asked again. Logged are
+    At each audited validation, the objects of a fixed audit set are looked up among the detections (same class, IoU of
+    at least ``pair_iou``, score above ``score_threshold``), and those detected are explained: one saliency map for each
+    of x_min, y_min, x_max, y_max and the score. Then pixels are hidden, and the detector is asked again. Logged are
 
     - ``occlusion/sufficiency``: how far objects are still detected with all else hidden; ``occlusion/necessity``: how
       far they are gone when hidden themselves; 0 to 1, higher is better (:mod:`odsg_lightning.occlusion.evidence`);
     - ``iof/<parameter>/<region>``: which share of a map's foreground lies on that third (edge, middle, opposite) of the
       object, on the object as a whole, or, of a smaller foreground, near it; ``iof/object``, ``iof/near``,
       ``iof/edge``, ``iof/middle``, ``iof/opposite``: means of the four box maps;
-    - ``maps/area_ratio``: size of a box map's foreground for each pixel of the object; ``maps/relevance_mass``: share
-      of its sum on the object; ``maps/pointing_game``: share of the box maps whose maximum lies on it;
-    - ``audit/recall``: share of the objects that were detected (same class, IoU of at least ``pair_iou``, score above
-      ``score_threshold``); ``audit/n_objects``; ``audit/defined``: share of the detected objects' maps with a value;
-      ``audit/n_undefined``: maps without one (zero or not finite); ``audit/match_rate``: share of the noise samples in
-      which a detected object was detected again; ``audit/samples_per_object``: mean number of noise samples made for a
-      detected object; ``audit/seconds``; ``audit/n_failed``: audits that failed so far;
+    - ``maps/area_ratio``: size of a box map's foreground by the object's; ``maps/relevance_mass``: share of its sum on
+      the object; ``maps/pointing_game``: share of the box maps whose maximum lies on it;
+    - ``audit/recall``: share of the objects that were detected; ``audit/defined``: share of their maps with a value;
+      ``audit/match_rate``: share of the noise samples in which they were detected again; ``audit/n_objects``,
+      ``audit/n_undefined``, ``audit/samples_per_object``, ``audit/seconds``; ``audit/n_failed``: failed audits so far;
     - ``drift/<parameter>/{pearson,ssim,mask_iou}``: how far the maps are from those of the audit before, 0 for the same
-      maps (:func:`~odsg_lightning.metrics.drift.map_drift`); ``drift/{pearson,ssim,mask_iou}``: means of the box maps;
-      ``drift/n_objects``: objects with maps in both; ``drift_ref/...``: the same against the reference audit, and
-      ``drift_noise/...``: against the same weights under another seed, which is what noise alone does: drift above it
-      is real;
+      (:mod:`~odsg_lightning.metrics.drift`); ``drift/{pearson,ssim,mask_iou}``: means of the box maps;
+      ``drift/n_objects``: objects with maps in both; ``drift_ref/...``: against the reference; ``drift_noise/...``:
+      against the same weights under another seed: drift above it is real;
     - one picture per object, ``saliency/image_<id>/annotation_<id>``, of the same objects at every step; in TensorBoard
-      also *Custom Scalars*, histograms (``iof_objects/...``, ``scores_hidden/...``) and the table ``audit/summary``.
+      also *Custom Scalars*, histograms and the table ``audit/summary``.
 
-    A scalar without a value (nothing detected, nothing to compare with yet, a failed audit) is logged as NaN, so that a
-    monitor always finds its key. ``ModelCheckpoint`` never takes NaN for the best; give ``EarlyStopping``
-    ``check_finite=False``.
+    A scalar without a value (nothing detected, nothing to compare with yet, a failed audit) is logged as NaN, which
+    ``ModelCheckpoint`` never takes for the best; give ``EarlyStopping`` ``check_finite=False``. A validation without an
+    audit has no values, not even old ones: ``EarlyStopping`` waits, and its patience counts audits; in place of
+    ``ModelCheckpoint`` use :class:`~odsg_lightning.callback.monitors.AuditCheckpoint`.
 
-    The audit runs in ``trainer.fit``, ``trainer.validate`` and ``trainer.test``. Training with it gives the same bits
-    as training without it. Under ``fast_dev_run`` one image and one sample are audited, and nothing is kept. With
-    several processes (DDP) the images are shared out, and the pictures are those of the first process. A checkpoint
-    carries what a resumed run needs to log the same drift: the reduced maps of two audits, 175 KB an object in each
-    where images have 128x128 pixels, 235 KB where they have 800x1344.
+    The audit runs in ``trainer.fit``, ``validate`` and ``test``; training with it gives the same bits as without. Under
+    ``fast_dev_run`` one image and one sample are audited, and nothing is kept. Several processes (DDP) share out the
+    images; pictures are the first one's. For drift a checkpoint carries maps of two audits, 200 KB an object in each.
 
     Args:
         every_n_validations: audit the first validation of a fit and then every n-th; a resumed fit keeps to this count,
@@ -76,43 +74,39 @@ class ODSmoothGradCallback(Callback):
         threshold: share of a blurred map's maximum above which a pixel is foreground.
         blur_sigma: standard deviation of the blur before binarising a map, in pixels.
         near_threshold: as ``threshold``, for IOF ``near``.
-        near_margin: by how much an object grows for ``near``, as a share of its size (the square root of its extent's
-            width times height).
+        near_margin: by how much an object grows for ``near``, as a share of its size (root of width times height).
         occlusion: hide pixels, too; without it no ``occlusion/...`` is logged.
         sufficiency_margin: how far around an object pixels stay when all others are hidden, as a share of its size.
-        necessity_margin: how far around an object's box pixels are hidden with it, as a share of its size.
+        necessity_margin: how far around an object's box pixels are hidden with it, likewise.
         score_threshold: a detection must score above this to be paired with its object.
         pair_iou: least IoU of a detection with its ground-truth object.
         match_iou: least IoU of a detection in a noise sample with the one in the clean image.
         seed: of the noise.
-        max_objects_per_image: audit only the first so many objects of an image, by annotation id; None for all.
+        max_objects_per_image: audit only so many objects of an image, balanced over the classes; None for all.
         max_strips: number of pictures per audit, at most; 0 for none.
-        tolerance: None, or stop before ``n_samples``: as soon as one more sample of an object, from the third on,
-            leaves its five maps with a Pearson correlation of at least ``1 - tolerance``. That bounds the last step,
-            not the distance to the map of many samples: see :func:`odsg_lightning.saliency.smoothgrad.smoothgrad`.
-        engine: ``"auto"`` computes the gradients in the fastest way that the detector allows, ``"windowed"``, ``"cut"``
-            or ``"autograd"`` in one by name: the same maps, but for rounding. The log says once which one runs and why.
-        precision: ``"bf16"`` lets the windowed engine compute its linear backward pass in bfloat16: approximate.
+        tolerance: None, or when to stop before ``n_samples``: :func:`odsg_lightning.saliency.smoothgrad.smoothgrad`.
+        engine: how gradients are computed: ``"auto"``, the fastest way that the detector allows, ``"windowed"``,
+            ``"cut"`` or ``"autograd"``: the same maps, but for rounding. The log says which one runs.
+        precision: ``"bf16"`` lets the windowed engine compute its backward pass in bfloat16: approximate.
         adapter: makes a detector of the LightningModule.
         drift: compare each audit's maps, reduced to 192 px, with those of the audit before and of the reference.
-        reference: an audit record with maps, of the same audit set and settings; None for the first audit of the run.
-        reseeded_images: audit so many images, the first with a detected object, again under another seed; 0 for no
-            ``drift_noise``. 2 of 16 make an audit about an eighth longer.
+        reference: an audit record with maps, of the same set and settings; None for the first audit that finds enough.
+        reseeded_images: audit so many images with a detected object again under another seed; 0: no ``drift_noise``.
         save_records: write each audit as a record with maps and strips, about 200 KB for each detected object:
-            ``audits/step_<step>.json`` (of ``trainer.validate`` and ``test``: ``validate.json``, ``test.json``) in the
-            folder of the Trainer's first logger, or in ``default_root_dir`` without one.
+            :class:`odsg_lightning.callback.record_writer.RecordWriter` says where.
         on_error: ``"warn"``: a failing audit warns, is counted, and training goes on; ``"raise"``: it stops the run.
 
     Raises:
         UserInputError: an argument out of range.
         MisconfigurationException: before training: no audit set, a reference that is not comparable, a strategy that
-            shards the model, a second audit callback (they would log under the same names), weight averaging placed
-            before the audit, or a fast engine asked for by name and a detector that has none.
+            shards the model, a second audit callback, weight averaging placed before the audit, a ModelCheckpoint that
+            watches what is not measured at every validation, or a fast engine by name for a detector that has none.
 
     Example:
-        >>> from lightning.pytorch import Trainer, callbacks
+        >>> from lightning.pytorch import Trainer
+        >>> from odsg_lightning.callback.monitors import AuditCheckpoint
         >>> audit = ODSmoothGradCallback(every_n_validations=2)
-        >>> keep = callbacks.ModelCheckpoint(monitor="iof/object", mode="max", auto_insert_metric_name=False)
+        >>> keep = AuditCheckpoint(monitor="iof/near", mode="max", auto_insert_metric_name=False)
         >>> trainer = Trainer(callbacks=[audit, keep], logger=False)
     """
 
@@ -174,9 +168,9 @@ class ODSmoothGradCallback(Callback):
         self.audit_samples = audit_samples
         self.adapter = adapter
         self.on_error = on_error
-        self.n_validations = self.n_failed = 0
-        self.seconds = 0.0
-        """Time spent auditing by this process since it began, in seconds."""
+        self.n_validations = self.n_audits = self.n_failed = 0
+        self.seconds = 0.0  # spent auditing by this process since it began
+        self.last: dict[str, float] = {}  # what the last audit logged, by name
         self.iof = IntersectionOverForeground(blur_sigma, threshold, near_threshold, near_margin, sync_on_compute=False)
         """Values of the last audit, of all processes: ``iof.per_object()`` has those of each object."""
         self._audit = DistributedAudit(
@@ -191,7 +185,7 @@ class ODSmoothGradCallback(Callback):
         self._notice = EngineNotice(self.config)
         self._records = RecordWriter(enabled=save_records)
         self._audit_set: list[AuditSample] = []
-        self._audited_in_this_fit = False
+        self._audited_in_this_fit = self._logged = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the Trainer and take the audit set, so that mistakes show before training begins."""
@@ -208,6 +202,15 @@ class ODSmoothGradCallback(Callback):
         with self._detector(pl_module):
             pass
         self._audited_in_this_fit = False
+        if self.every_n_validations > 1:
+            names = {*self._scalars(AuditResult()), "audit/seconds", "audit/n_failed"}
+            let_monitors_wait(trainer, names, self.every_n_validations)
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Take back what the last audit logged, unless the next validation logs it again: the weights change now."""
+        if self._logged and self.every_n_validations > 1:
+            forget(trainer, self.last)
+        self._logged = False
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit, if this validation's turn has come."""
@@ -216,7 +219,6 @@ class ODSmoothGradCallback(Callback):
         if trainer.state.fn == TrainerFn.FITTING:
             turn = self.n_validations % self.every_n_validations == 0
             self.n_validations += 1
-            # A resumed run starts without values, and a monitor that finds none at a validation ends the run.
             if not turn and self._audited_in_this_fit:
                 return
             self._audited_in_this_fit = True
@@ -224,15 +226,14 @@ class ODSmoothGradCallback(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the record, now that the module's own values are logged, too."""
-        self._write_record(trainer)
+        write, consequence = partial(self._records.write, trainer), "Its values are logged, its record is not written."
+        self.n_failed += not try_or_report(write, self.on_error, trainer.global_step, consequence)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit."""
         self._audit_and_log(trainer, pl_module)
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the record."""
-        self._write_record(trainer)
+    on_test_end = on_validation_end
 
     @property
     def state_key(self) -> str:
@@ -276,11 +277,15 @@ class ODSmoothGradCallback(Callback):
             show = partial(self._dashboard.log, trainer, result, scalars, self._drift.lost(result.maps))
             try_or_report(show, self.on_error, trainer.global_step, "Its numbers are logged, its pictures are not.")
             if not fast_dev_run:
-                self._drift.advance(result.maps)
+                if result.why_few is not None:
+                    rank_zero_warn(f"The ODSmoothGrad audit at step {trainer.global_step}: {result.why_few}")
+                self._drift.advance(result.maps, len(result.rows))
                 self._records.keep(result)
         seconds = time.perf_counter() - started
         self.seconds += seconds
+        self.n_audits += 1
         scalars |= {"audit/seconds": seconds, "audit/n_failed": float(self.n_failed)}
+        self.last, self._logged = scalars, True
         self.log_dict(scalars)  # type: ignore[attr-defined] # Lightning attaches it to every callback
 
     def _scalars(self, result: AuditResult) -> dict[str, float]:
@@ -293,7 +298,3 @@ class ODSmoothGradCallback(Callback):
         if not self.config.occlusion:
             values = {name: value for name, value in values.items() if not name.startswith("occlusion/")}
         return iof | values | self._drift.scalars(result.maps, result.reseeded)
-
-    def _write_record(self, trainer: Trainer) -> None:
-        write, consequence = partial(self._records.write, trainer), "Its values are logged, its record is not written."
-        self.n_failed += not try_or_report(write, self.on_error, trainer.global_step, consequence)

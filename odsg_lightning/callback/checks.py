@@ -80,8 +80,8 @@ def check_trainer(trainer: Trainer, audit: Callback, *, fitting: bool) -> None:
         if isinstance(callback, EarlyStopping) and _is_ours(callback.monitor) and callback.check_finite:
             rank_zero_warn(
                 f"EarlyStopping(monitor={callback.monitor!r}) will end the run at the first validation at which the "
-                "value is NaN: the detector finds no object of the audit set, or, for drift, there is no audit to "
-                "compare with yet. Pass check_finite=False."
+                "value is NaN: the audit fails, the detector finds no object of the audit set, or, for drift, there is "
+                "no audit to compare with yet. Pass check_finite=False."
             )
 
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from numpy.typing import NDArray
 from torch import Tensor
 
+from odsg_lightning.audit.choice import chosen_objects, listed_objects
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.loop import audit
 from odsg_lightning.audit.measure import object_maps, object_row
+from odsg_lightning.audit.pairing import PairingCounts, why_few_are_paired
 from odsg_lightning.audit.strips import audited_strip, drawn_objects, strip_tag
 from odsg_lightning.callback.failure import run_on_all_ranks
 from odsg_lightning.callback.progress import audit_progress
@@ -34,6 +37,7 @@ class AuditResult:
         maps: reduced maps of the detected ones; empty if nobody needs them.
         reseeded: maps of a few of them under another seed.
         pictures: ``[H, W, 3]`` uint8 RGB by tag, of the first process's objects.
+        why_few: why nothing or little was paired; None if much was.
     """
 
     rows: tuple[ObjectRow, ...] = ()
@@ -41,6 +45,7 @@ class AuditResult:
     maps: dict[Key, ObjectMaps] = field(default_factory=dict)
     reseeded: dict[Key, ObjectMaps] = field(default_factory=dict)
     pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    why_few: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,21 +91,28 @@ class DistributedAudit:
             FailedElsewhereError: something went wrong in another process.
         """
         pictures: dict[str, NDArray[np.uint8]] = {}
+        objects = chosen_objects(listed_objects(samples), self.config.max_objects_per_image)
 
         def audit_share(share: Sequence[AuditSample], config: AuditConfig, *, first: bool) -> list[_Kept]:
-            drawn = drawn_objects(share, config, self.max_strips) if first and trainer.is_global_zero else set()
+            drawn = drawn_objects(share, objects, self.max_strips) if first and trainer.is_global_zero else set()
             kept = []
-            with detector() as opened, audit_progress(trainer, len(share) * config.samples_per_image) as on_sample:
-                for item in audit(opened, share, config, device=device, on_sample=on_sample):
+            with detector() as opened, audit_progress(trainer, len(share) * config.samples_per_image) as advance:
+
+                def on_sample() -> None:
+                    advance()
+                    # Lightning looks between batches only; among several processes none may leave alone.
+                    if trainer.received_sigterm and trainer.world_size == 1:
+                        raise SIGTERMException
+
+                for item in audit(opened, share, config, device=device, on_sample=on_sample, objects=objects):
                     strip = None
                     if item.key in drawn or (first and self.keep_strips and not item.missed):
                         strip = audited_strip(item, config)
                     if strip is not None and item.key in drawn:
                         pictures[strip_tag(item)] = strip
                     maps = object_maps(item, strip if self.keep_strips else None) if self.keep_maps else None
-                    kept.append(
-                        _Kept(object_row(item), None if item.detected is None else item.detected.iof.cpu(), maps)
-                    )
+                    iof = None if item.detected is None else item.detected.iof.cpu()
+                    kept.append(_Kept(object_row(item), item.counts, iof, maps))
             return kept
 
         def audit_together(chosen: Sequence[AuditSample], config: AuditConfig, *, first: bool) -> list[_Kept]:
@@ -116,7 +128,10 @@ class DistributedAudit:
         reseeded = audit_together(twice, reseeded_config, first=False) if twice else []
         values = [item.iof for item in kept if item.iof is not None]
         iof = torch.stack(values) if values else torch.zeros(0, len(IOF_NAMES))
-        return AuditResult(rows, iof, _maps(kept), _maps(reseeded), pictures)
+        counts = {item.row.image_id: item.counts for item in kept}
+        paired = sum(not row.missed for row in rows)
+        why_few = why_few_are_paired(paired, len(rows), counts.values(), self.config)
+        return AuditResult(rows, iof, _maps(kept), _maps(reseeded), pictures, why_few)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +139,7 @@ class _Kept:
     """What travels between processes of an audited object."""
 
     row: ObjectRow
+    counts: PairingCounts | None
     iof: Tensor | None
     maps: ObjectMaps | None
 

@@ -32,7 +32,7 @@ class DriftLog:
     Args:
         enabled: if not, nothing is kept and nothing is logged.
         reseeded: whether audits under another seed are compared, too.
-        reference: an audit record with maps; None for the first audit.
+        reference: an audit record with maps; None for the first audit of use: see :meth:`advance`.
     """
 
     def __init__(self, *, enabled: bool, reseeded: bool, reference: str | Path | None) -> None:
@@ -75,17 +75,28 @@ class DriftLog:
         """Return the objects that the previous audit detected and this one did not."""
         return sorted((self._previous or {}).keys() - maps.keys())
 
-    def advance(self, maps: AuditMaps) -> None:
-        """Make an audit the previous one; the first is the reference, too, unless a file is."""
-        if self.enabled:
-            self._previous = {key: replace(item, strip=b"") for key, item in maps.items()}
-            self._reference = self._previous if self._reference is None else self._reference
+    def advance(self, maps: AuditMaps, n_objects: int) -> None:
+        """Make an audit the previous one, and, unless a file is the reference, that too if it is the first of use.
+
+        A detector finds little when it begins to learn. So the reference is the first audit with maps of at least half
+        of the objects; until there is one, that with the most.
+
+        Args:
+            maps: of the audit.
+            n_objects: number of audited objects, missed ones included.
+        """
+        if not self.enabled:
+            return
+        self._previous = {key: replace(item, strip=b"") for key, item in maps.items()}
+        known = len(self._reference or {})
+        if self._file is None and 2 * known < n_objects and len(maps) > known:
+            self._reference = self._previous
 
     def state_dict(self) -> dict[str, Any]:
         """Return the maps as four tensors an audit; a reference from a file stays there."""
         previous = _packed(self._previous)
-        first = self._reference if self._file is None else None
-        reference = previous if first is self._previous else _packed(first)
+        own = self._reference if self._file is None else None
+        reference = previous if own is self._previous else _packed(own)
         return {"audit_set": self._audit_set, "previous": previous, "reference": reference}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

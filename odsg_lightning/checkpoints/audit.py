@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from odsg_lightning.audit.choice import chosen_objects
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.engine_notice import EngineNotice
 from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.audit.loop import audit
 from odsg_lightning.audit.measure import fingerprint, object_maps, object_row
+from odsg_lightning.audit.pairing import PairingCounts, why_few_are_paired
+from odsg_lightning.audit.progress import audit_progress
 from odsg_lightning.audit.strips import audited_strip
 from odsg_lightning.checkpoints.detector import LoadedDetector, load_detector
 from odsg_lightning.checkpoints.device import Device, choose_device
 from odsg_lightning.data.audit_set_files import load_sample, unchanged_dataset
+from odsg_lightning.data.coco import CocoDataset
 from odsg_lightning.detectors.build import class_count, portable_config
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.environment import in_ci
@@ -97,15 +101,19 @@ def audit_checkpoint(
         partial = PartialAudit(output, head, settings, with_maps=with_maps)
         partial.open(throw_away="in CI it may have come with a pull request" if in_ci() else "as asked for" * restart)
         rows: list[ObjectRow] = []
-        with tqdm(total=len(coco.images) * config.samples_per_image, desc="Audit", unit="sample", disable=None) as bar:
+        counts: list[PairingCounts | None] = []
+        audited = _audited_objects(chosen, coco, config)
+        with audit_progress(len(coco.images), config.samples_per_image) as (on_sample, on_finished_image):
             for listed, image in zip(chosen.images, coco.images, strict=True):
-                done = partial.finished(image.id, listed.annotation_ids[: config.max_objects_per_image])
+                done = partial.finished(image.id, (i for i in listed.annotation_ids if (image.id, i) in audited))
                 if done is None:
                     sample = load_sample(chosen, coco, image)
-                    done, maps = _audit_image(detector, sample, config, place, with_maps, lambda: bar.update() and None)
+                    done, maps, of_image = _audit_image(detector, sample, audited, config, place, with_maps, on_sample)
                     partial.add(done, maps)
+                    counts.append(of_image)
                 else:
-                    bar.update(config.samples_per_image)
+                    on_finished_image()
+                    counts.append(None)
                 rows.extend(done)
     objects = tuple(sorted(rows, key=lambda row: row.key))
     record = AuditRecord(head.fingerprint, head.provenance, objects, dict(sorted((metrics or {}).items())))
@@ -114,25 +122,37 @@ def audit_checkpoint(
     if not with_maps:
         maps_path(output).unlink(missing_ok=True)  # of the record that was replaced
     partial.remove()
+    why_few = why_few_are_paired(sum(not row.missed for row in objects), len(objects), counts, config)
+    if why_few is not None:
+        rank_zero_warn(f"The audit of {checkpoint}: {why_few}")
     return written
 
 
 def _audit_image(
     detector: Detector,
     sample: AuditSample,
+    objects: frozenset[Key],
     config: AuditConfig,
     device: torch.device,
     with_maps: bool,
     on_sample: Callable[[], None],
-) -> tuple[tuple[ObjectRow, ...], dict[Key, ObjectMaps]]:
+) -> tuple[tuple[ObjectRow, ...], dict[Key, ObjectMaps], PairingCounts | None]:
+    counts: PairingCounts | None = None
     rows: list[ObjectRow] = []
     maps: dict[Key, ObjectMaps] = {}
-    for item in audit(detector, [sample], config, device=device, on_sample=on_sample):
+    for item in audit(detector, [sample], config, device=device, on_sample=on_sample, objects=objects):
+        counts = item.counts
         rows.append(object_row(item))
         stored = object_maps(item, audited_strip(item, config)) if with_maps and not item.missed else None
         if stored is not None:
             maps[item.key] = stored
-    return tuple(rows), maps
+    return tuple(rows), maps, counts
+
+
+def _audited_objects(chosen: AuditSet, coco: CocoDataset, config: AuditConfig) -> frozenset[Key]:
+    listed = {image.id: set(image.annotation_ids) for image in chosen.images}
+    objects = {i.id: [(a.id, a.label) for a in i.annotations if a.id in listed[i.id]] for i in coco.images}
+    return chosen_objects(objects, config.max_objects_per_image)
 
 
 def _settings(

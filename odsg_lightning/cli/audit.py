@@ -26,7 +26,7 @@ _NUMBERS = {
         "how far around an object pixels stay when all others are hidden, in shares of its size",
     ),
     "necessity-margin": (float, "how far around an object's box pixels are hidden with it, in shares of its size"),
-    "max-objects-per-image": (int, "audit only the first so many objects of an image"),
+    "max-objects-per-image": (int, "audit only so many objects of an image, balanced over the classes"),
     "tolerance": (float, "stop adding samples for an object when its maps change less than this"),
 }
 """Settings of an audit, with their type and what they mean; AuditConfig has the defaults."""

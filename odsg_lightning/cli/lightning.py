@@ -9,6 +9,8 @@ from odsg_lightning.config_files import config_names, config_path
 from odsg_lightning.errors import MissingFileError, UserInputError
 from odsg_lightning.files import regular_file
 
+_TERMINATED = 143  # what a shell reports for a program ended by SIGTERM
+
 SUMMARIES = {
     "fit": "train, validate and audit: odsg fit --config retinanet_R_50_FPN --data.train_annotations ...",
     "validate": "evaluate and audit a checkpoint on the validation images (--ckpt_path)",
@@ -24,10 +26,17 @@ def add(subcommands: Any) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one of the Trainer's methods with the arguments behind ``odsg``."""
+    """Run one of the Trainer's methods with the arguments behind ``odsg``.
+
+    Returns:
+        0; 143 if SIGTERM has ended it, of which Lightning itself says nothing.
+    """
     from lightning.pytorch import Callback
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+    from rich.console import Console
 
+    from odsg_lightning.callback.closing import Closing
     from odsg_lightning.data.datamodule import CocoDetectionDataModule
     from odsg_lightning.training.module import DetectionModule
 
@@ -60,17 +69,25 @@ def run(arguments: list[str]) -> int:
                 if refused:
                     raise refused[-1] from None
                 raise
+            self.closing = Closing("What the detector looks at: the last audit")
+            self.trainer.callbacks.insert(0, self.closing)  # type: ignore[attr-defined] # set by another object
+
+        def after_fit(self) -> None:
+            self.closing.print(Console(), self.trainer)
 
     descriptions: dict[str, Any] = {name: {"description": summary} for name, summary in SUMMARIES.items()}
-    OdsgCLI(
-        DetectionModule,
-        CocoDetectionDataModule,
-        args=_with_packaged_configs(arguments),
-        # Without exit_on_error a wrong argument is reported like every other mistake, not below two screens of usage.
-        parser_kwargs={"prog": "odsg", "exit_on_error": False, **descriptions},
-        auto_configure_optimizers=False,  # `model.optimizer` and `model.lr_scheduler` make them
-        save_config_kwargs={"overwrite": True},  # otherwise a second run into one folder raises
-    )
+    try:
+        OdsgCLI(
+            DetectionModule,
+            CocoDetectionDataModule,
+            args=_with_packaged_configs(arguments),
+            # Without exit_on_error a wrong argument is reported like other mistakes, not below two screens of usage.
+            parser_kwargs={"prog": "odsg", "exit_on_error": False, **descriptions},
+            auto_configure_optimizers=False,  # `model.optimizer` and `model.lr_scheduler` make them
+            save_config_kwargs={"overwrite": True},  # otherwise a second run into one folder raises
+        )
+    except SIGTERMException:
+        return _TERMINATED
     return 0
 
 

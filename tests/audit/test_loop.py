@@ -9,9 +9,11 @@ import torch
 from helpers.known_detectors import LinearDetector, QuadraticDetector, box_sample, two_objects
 from helpers.known_module import HIDDEN, TWO
 
+from odsg_lightning.audit.choice import chosen_objects, listed_objects
 from odsg_lightning.audit.config import AuditConfig
-from odsg_lightning.audit.loop import audit, audited_indices, pair_detections
-from odsg_lightning.audit.measure import object_maps, object_row
+from odsg_lightning.audit.loop import audit
+from odsg_lightning.audit.measure import fingerprint, object_maps, object_row
+from odsg_lightning.audit.pairing import pair_detections
 from odsg_lightning.audit.strips import audited_strip
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.metrics.iof import intersection_over_foreground
@@ -218,13 +220,27 @@ def test_maps_do_not_depend_on_the_other_images_or_their_order():
     assert not torch.equal(together[1], together[10])  # each image has noise of its own
 
 
-def test_max_objects_takes_the_lowest_annotation_ids():
+def test_max_objects_of_one_class_are_those_of_the_lowest_annotation_ids():
     sample = box_sample(TWO, [0, 1])
     shuffled = AuditSample(sample.image, sample.boxes, sample.labels, sample.masks, 1, (9, 4))
-    assert audited_indices(shuffled, None) == [1, 0]
-    assert audited_indices(shuffled, 1) == [1]
-    objects = list(audit(detector_of(TWO, [0.95, 0.96], [0, 1]), [shuffled], AuditConfig(max_objects_per_image=1)))
-    assert [found.annotation_id for found in objects] == [4]
+    shuffled.labels.fill_(0)
+    for limit, expected in ((None, [4, 9]), (1, [4])):
+        objects = audit(detector_of(TWO, [0.95, 0.96], [0, 0]), [shuffled], AuditConfig(max_objects_per_image=limit))
+        assert [found.annotation_id for found in objects] == expected
+
+
+def test_a_part_of_the_set_is_audited_as_the_whole_would_be():
+    samples = [box_sample(TWO, [0, 1], image_id=number, first_annotation=10 * number) for number in (1, 2)]
+    config = AuditConfig(max_objects_per_image=1, n_samples=1)
+    detector = detector_of(TWO, [0.95, 0.96], [0, 1])
+    assert [found.key for found in audit(detector, samples, config)] == [(1, 10), (2, 21)]
+    objects = chosen_objects(listed_objects(samples), 1)
+    assert [found.key for found in audit(detector, samples[1:], config, objects=objects)] == [(2, 21)]
+
+
+def test_the_fingerprint_says_how_objects_were_chosen_where_not_all_are_audited():
+    assert "objects_chosen" not in fingerprint("0" * 64, AuditConfig())
+    assert fingerprint("0" * 64, AuditConfig(max_objects_per_image=1))["objects_chosen"] == "balanced over the classes"
 
 
 def test_progress_counts_the_same_samples_whatever_is_found():

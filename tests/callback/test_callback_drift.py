@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from helpers.known_detectors import box_sample
@@ -11,8 +12,10 @@ from helpers.runs import read_events, trainer_with
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from odsg_lightning.callback.drift_log import DriftLog
 from odsg_lightning.errors import BrokenInputError
 from odsg_lightning.metrics.drift import drift_means, map_drift
+from odsg_lightning.records.maps_file import ObjectMaps
 from odsg_lightning.records.record import read_record, write_record
 from odsg_lightning.saliency.masks import binarise
 
@@ -56,6 +59,55 @@ def test_values_against_the_audit_before_and_the_first(tmp_path):
         for name, value in expected_drift(audits[2], other).items():
             assert curves[f"{prefix}/{name}"][2] == pytest.approx(float(value), abs=2e-3), name  # half precision
     assert curves["drift/pearson"][2] < curves["drift_ref/pearson"][2]
+
+
+class FindsMore(DriftingModule):
+    """Detects so many objects at each audit."""
+
+    def __init__(self, *counts):
+        super().__init__()
+        self.counts = counts
+
+    def detect(self, images):
+        audit = round((1 - float(self.number)) / 0.1) - 1
+        self.known.base[:, 4] = torch.tensor([0.97 if n < self.counts[audit] else 0.1 for n in range(2)])
+        return super().detect(images)
+
+
+@pytest.mark.parametrize(
+    ("counts", "compared"),
+    [((0, 0, 2, 2, 2), [0, 0, 0, 2, 2]), ((1, 2, 2, 0, 2), [0, 1, 1, 0, 1]), ((0, 1, 0, 2, 2), [0, 0, 0, 1, 1])],
+)
+def test_the_reference_begins_at_the_first_audit_that_finds_half_of_the_objects(counts, compared, tmp_path):
+    fit(FindsMore(*counts), known_audit(occlusion=False), folder=tmp_path, max_steps=5)
+    assert list(drift_curves(tmp_path)["drift_ref/n_objects"].values()) == compared
+
+
+def test_until_then_it_is_the_audit_with_the_most():
+    log = DriftLog(enabled=True, reseeded=False, reference=None)
+    log.begin({"audit_set": "set"})
+
+    def maps(count):
+        return {(1, n): ObjectMaps(np.ones((5, 8, 8), np.float16), np.ones((5, 8, 8), bool)) for n in range(count)}
+
+    sizes = []
+    for found in (0, 2, 1, 4, 0, 5, 10):
+        log.advance(maps(found), n_objects=10)
+        restored = DriftLog(enabled=True, reseeded=False, reference=None)
+        restored.load_state_dict(log.state_dict())
+        log = restored
+        sizes.append(len(log.state_dict()["reference"]["keys"]) if log.state_dict()["reference"] else 0)
+    assert sizes == [0, 2, 2, 4, 4, 5, 5]
+
+
+def test_a_run_resumed_from_an_empty_reference_begins_one(tmp_path):
+    fit(FindsMore(0, 2, 2), known_audit(), max_steps=1).save_checkpoint(tmp_path / "last.ckpt")
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=False)
+    (state,) = checkpoint["callbacks"].values()
+    state["drift"]["reference"] = state["drift"]["previous"]  # as it was kept before
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    trainer = fit(FindsMore(0, 2, 2), known_audit(), max_steps=3, checkpoint=tmp_path / "last.ckpt")
+    assert trainer.callback_metrics["drift_ref/n_objects"] == 2
 
 
 def test_object_missed_on_one_side_is_left_out_and_counted(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from helpers.known_detectors import LinearDetector, box_sample
 from helpers.runs import trainer_with
 from lightning.pytorch import Callback, LightningModule, seed_everything
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from odsg_lightning import ODSmoothGradCallback
+from odsg_lightning.callback.monitors import AuditCheckpoint
 from odsg_lightning.types import Detections
 
 BOX = [2, 2, 12, 12]
@@ -108,10 +109,10 @@ def test_validation_in_the_middle_of_gradient_accumulation():
 
 
 class TestMonitorAlwaysFindsItsKey:
-    """ModelCheckpoint ends the run at a validation after which its monitor was never logged."""
+    """A checkpoint callback ends the run at a validation after which its monitor was never logged."""
 
     def fit(self, audit, folder, **settings):
-        keep = ModelCheckpoint(folder / "best", monitor="iof/object", mode="max")
+        keep = AuditCheckpoint(folder / "best", monitor="iof/object", mode="max")
         return fit(audit, keep, val_check_interval=1, enable_checkpointing=True, **settings)
 
     def test_after_a_resume_between_two_audits(self, tmp_path):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 from helpers.checkpoints import save_lightning, save_zoo_pickle, tiny_module
@@ -301,9 +302,19 @@ def test_a_baseline_is_not_written_over(trained, place, capsys):
 def test_at_most_so_many_objects_of_an_image(trained, place):
     assert main(arguments(trained, place / "r.json", "--max-objects-per-image", "1")) == 0
     chosen = read_audit_set(trained / "set.json")
-    expected = {(image.id, image.annotation_ids[0]) for image in chosen.images}
-    assert set(read_record(place / "r.json").by_key) == expected
-    assert sum(len(image.annotation_ids) for image in chosen.images) > len(expected)
+    record = read_record(place / "r.json")
+    assert {image_id for image_id, _ in record.by_key} == {image.id for image in chosen.images}
+    assert len(record.by_key) == len(chosen.images) < sum(len(image.annotation_ids) for image in chosen.images)
+    counts = Counter(row.category for row in record.objects)
+    assert max(counts.values()) - min(counts.values()) <= 1
+    assert record.fingerprint["objects_chosen"] == "balanced over the classes"
+
+
+def test_an_audit_that_pairs_nothing_says_why(trained, place):
+    with pytest.warns(
+        UserWarning, match=r"0 of \d+ objects were paired .* threshold of 0.999: 0, of which 0 .*: 0\.\d"
+    ):
+        assert main(arguments(trained, place / "r.json", "--score-threshold", "0.999", n_samples=1)) == 0
 
 
 def test_what_was_measured_elsewhere_is_kept_in_the_record(trained, place):

@@ -8,7 +8,8 @@ from torchvision.ops import box_iou
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.isolation import isolated
-from odsg_lightning.audit.loop import audit, pair_detections
+from odsg_lightning.audit.loop import audit
+from odsg_lightning.audit.pairing import pair_detections
 from odsg_lightning.detectors.build import build_detector, load_config
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
 from odsg_lightning.names import PARAMETERS
