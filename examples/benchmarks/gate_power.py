@@ -37,6 +37,8 @@ from odsg_lightning.names import IOF_NAMES, PARAMETERS
 from odsg_lightning.records.record import AuditRecord, ObjectRow, write_record
 
 MARGIN = 0.02
+NEAR = 0.05
+"""Margin of a mean of ``iof/near`` that ``collapsed`` is compared with."""
 DROPS = (0.0, MARGIN, 0.05, 0.1)
 IMAGE_SD, OBJECT_SD = 0.036, 0.04
 METHODS = {"images": "images", "objects": "objects, wrong"}
@@ -122,8 +124,8 @@ def _collapse_rates(images: int, simulations: int) -> dict[str, tuple[float, flo
                 lost = generator.random(len(image)) < 1 / 30
                 after[lost] = generator.uniform(0, 1, lost.sum())
             values = ComparedValues({"iof/near": before}, {"iof/near": after}, {})
-            margin, everything = config.checks["iof/near"].margin.amount, np.arange(len(image))
-            mean = Check("iof/near", "error", everything, after - before, -margin, before.mean(), after.mean())
+            everything = np.arange(len(image))
+            mean = Check("iof/near", "error", everything, after - before, -NEAR, before.mean(), after.mean())
             verdicts.append((collapse_result(values, image, config).verdict, judged([mean], image, config)[0].verdict))
         fails = np.array(verdicts) == "fail"
         undecided = ~fails.any(axis=1) & (np.array(verdicts) == "inconclusive").any(axis=1)

@@ -84,7 +84,12 @@ def _in_order_of(baseline: AuditRecord, record: AuditRecord) -> AuditRecord:
 
 def _ranked_by(results: list[CheckResult], values: ComparedValues) -> str:
     """Return the value by which objects are named: of the first check that failed, else of the first with values."""
-    failed = [result.name for result in results if (result.level, result.verdict) == ("error", "fail")]
+    failed = [
+        result.name
+        for level in ("error", "warn")
+        for result in results
+        if (result.level, result.verdict) == (level, "fail")
+    ]
     shares = [name for name in (*failed, *BY_CATEGORY) if name.startswith(("occlusion/", "iof/"))]
     return next((name for name in shares if name in values.before and len(values.paired(name))), "iof/object")
 

@@ -130,13 +130,14 @@ class CategoryRule:
 DEFAULT_RULES: Mapping[str, Rule] = {
     "occlusion/sufficiency": Rule(Margin(0.05)),
     "occlusion/necessity": Rule(Margin(0.05)),
-    "iof/near": Rule(Margin(0.05)),
-    "defined": Rule(Margin(0.05)),
+    "defined": Rule(Margin(0.10)),
     COLLAPSED: Rule(Margin(0.05)),
+    # Two honest trainings differ more in where their maps lie than in what they need: docs/evidence.md.
+    "iof/near": Rule(Margin(0.10), level="warn"),
     # The paper's IOF depends on how large the foreground is against the object, recall on how well it detects.
     "recall": Rule(Margin(0.05), level="warn"),
     "iof/object": Rule(Margin(0.05), level="warn"),
-    "iof/*/near": Rule(Margin(0.05), level="warn"),
+    "iof/*/near": Rule(Margin(0.10), level="warn"),
     "iof/*/object": Rule(Margin(0.05), level="warn"),
     "iof/*/edge": Rule(Margin(0.20, relative=True), level="warn"),
     # Less of a map on the middle or on the far third is not worse by itself: what leaves the object is seen above.

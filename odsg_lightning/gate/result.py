@@ -134,8 +134,8 @@ class GateResult:
         n_accepted: accepted audits that the candidate was compared with.
         n_images: images of the audit set.
         n_objects: objects of the audit set.
-        ranked_by: the value whose falls are named: that of the first check of level error that fails, or, if none does,
-            of the first with a value.
+        ranked_by: the value whose falls are named: that of the first check that fails, level error before warn, or, if
+            none does, of the first with a value.
         worst: the largest falls of that, at most five.
         newly_missed: detected in the baseline, missed in the candidate.
         newly_undefined: detected in both, with a map undefined that was defined in the baseline.

@@ -16,7 +16,7 @@ from helpers.records import as_baseline, as_missed, bomb_npz, dropped, make_reco
 from odsg_lightning.cli import main
 from odsg_lightning.files import MAX_JSON_BYTES, sha256_of
 from odsg_lightning.gate import read_gate_config
-from odsg_lightning.names import OCCLUSION_NAMES
+from odsg_lightning.names import IOF_NAMES, OCCLUSION_NAMES
 from odsg_lightning.records.record import read_record, write_record
 
 
@@ -32,7 +32,7 @@ def folder(tmp_path):
     record = make_record(20, 3, missed=0, seed_sd=0.02)
     write_record(as_baseline(record), tmp_path / "baseline.json")
     write_record(record, tmp_path / "same.json")
-    write_record(dropped(record, 0.2), tmp_path / "worse.json")
+    write_record(dropped(record, 0.2, [*IOF_NAMES, "sufficiency"]), tmp_path / "worse.json")
     return tmp_path
 
 
@@ -47,19 +47,19 @@ def test_pass_regression_and_inconclusive(folder, capsys):
     assert gate(folder, "same.json") == 0
     assert "PASS: 60 objects in 20 images." in capsys.readouterr().out
     assert gate(folder, "worse.json") == 1
-    assert "REGRESSION: iof/near." in capsys.readouterr().out
+    assert "REGRESSION: occlusion/sufficiency." in capsys.readouterr().out
     record = read_record(folder / "same.json")
-    some = with_rows(record, lambda row: shifted(row, 0.4) if row.image_id <= 4 else row)
+    some = with_rows(record, lambda row: shifted(row, 0.4, ["sufficiency"]) if row.image_id <= 4 else row)
     write_record(some, folder / "some.json")
     assert gate(folder, "some.json") == 0
-    assert "INCONCLUSIVE: iof/near, which passes without --strict" in capsys.readouterr().out
+    assert "INCONCLUSIVE: occlusion/sufficiency, which passes without --strict" in capsys.readouterr().out
     assert gate(folder, "some.json", "--strict") == 1
     assert "which --strict refuses" in capsys.readouterr().out
 
 
 def test_the_configuration_is_used(folder):
     config = folder / "gate.yaml"
-    config.write_text("checks: {iof/*: {margin: 0.5}}")
+    config.write_text("checks: {occlusion/*: {margin: 0.5}}")
     assert gate(folder, "worse.json", "--config", config) == 0
     config.write_text("checks: {iof/object: {floor: 0.9}}")
     assert gate(folder, "same.json", "--config", config) == 0  # it only warns
@@ -110,7 +110,7 @@ def test_every_output_is_written(folder, capsys, monkeypatch):
     assert content["baseline"]["file"] == str(folder / "baseline.json")
     assert content["candidate"]["checkpoint_sha256"] == "c" * 64
     suite = ElementTree.parse(folder / "out.xml").getroot()
-    assert suite.find("testcase[@name='iof/near']/failure") is not None
+    assert suite.find("testcase[@name='occlusion/sufficiency']/failure") is not None
     assert suite.find("testcase[@name='iof/object']/skipped") is not None
     assert suite.find("testcase[@name='collapsed']") is not None
     assert "REGRESSION" in (folder / "summary.md").read_text()
@@ -146,7 +146,7 @@ def test_a_full_disk_is_no_regression_and_no_mistake_of_usage(folder, capsys, mo
 def test_pictures_are_written_and_named(tmp_path, capsys):
     record = make_record(20, 3, missed=0)
     write_with_maps(as_baseline(record), tmp_path / "baseline.json")
-    write_with_maps(dropped(record, 0.2), tmp_path / "worse.json")
+    write_with_maps(dropped(record, 0.2, [*IOF_NAMES, "sufficiency"]), tmp_path / "worse.json")
     code = gate(tmp_path, "worse.json", "--strips", tmp_path / "strips", "--json", tmp_path / "out.json")
     assert code == 1
     pictures = sorted((tmp_path / "strips").iterdir())
@@ -291,7 +291,8 @@ def test_no_control_character_of_a_record_reaches_the_terminal(folder, capsys):
     fingerprint = {**record.fingerprint, evil: evil}
     write_record(as_baseline(renamed), folder / "evil_baseline.json")
     write_record(
-        with_rows(dropped(renamed, 0.2), lambda r: as_missed(r) if r.annotation_id == 1 else r), folder / "evil.json"
+        with_rows(dropped(renamed, 0.2, ["necessity"]), lambda r: as_missed(r) if r.annotation_id == 1 else r),
+        folder / "evil.json",
     )
     write_record(replace(renamed, fingerprint=fingerprint), folder / "other.json")
     assert gate(folder, "evil.json", baseline="evil_baseline.json") == 1
@@ -360,7 +361,7 @@ def three_trainings(folder):
     for name, drop in (("a", 0.0), ("b", 0.06), ("c", 0.03), ("candidate", 0.08)):
         provenance = {**record.provenance, "checkpoint": f"{name}.ckpt", "checkpoint_sha256": name[0] * 64}
         provenance |= {"checkpoint_sha256": "d" * 64} if name == "candidate" else {}
-        write_record(replace(dropped(record, drop), provenance=provenance), folder / f"{name}.json")
+        write_record(replace(dropped(record, drop, ["necessity"]), provenance=provenance), folder / f"{name}.json")
 
 
 def test_several_trainings_are_accepted_together(tmp_path, capsys):

@@ -8,6 +8,7 @@ from odsg_lightning.errors import BrokenInputError, UserInputError
 from odsg_lightning.gate import GateConfig, Margin, Rule, compare
 from odsg_lightning.gate.calibrate import calibrate, calibrated_config
 from odsg_lightning.gate.config import CHECKS
+from odsg_lightning.names import IOF_NAMES
 
 
 def seeds(count, **settings):
@@ -92,7 +93,7 @@ def test_a_check_without_data_keeps_its_margin():
     assert row(rows, "iof/score/object").proposed is None
     config = calibrated_config(rows)
     assert config.checks["iof/score/object"] == GateConfig().checks["iof/score/object"]
-    assert config.checks["iof/near"].level == "error"
+    assert (config.checks["defined"].level, config.checks["iof/near"].level) == ("error", "warn")
     assert config.checks["iof/x_min/middle"].level == "off"
 
 
@@ -121,7 +122,8 @@ def trainings(count):
     base = make_record()
     return {
         f"run_{run}.json": replace(
-            dropped(base, 0.04 * run), provenance={**base.provenance, "checkpoint_sha256": f"{run}" * 64}
+            dropped(base, 0.04 * run, ["sufficiency", *IOF_NAMES]),
+            provenance={**base.provenance, "checkpoint_sha256": f"{run}" * 64},
         )
         for run in range(count)
     }

@@ -36,10 +36,10 @@ def test_two_records_of_an_earlier_version_are_not_comparable_and_it_says_what_t
     result = compare(OLD, OLD)
     assert (result.verdict, result.exit_code()) == ("not comparable", 3)
     assert result.reasons == (
-        "occlusion/sufficiency, occlusion/necessity, iof/near, collapsed: no values, because both records are of an "
-        "earlier version, which did not measure them. Audit both checkpoints again (`odsg audit`), or switch them off "
-        "in gate.yaml: `checks: {occlusion/sufficiency: {level: off}, occlusion/necessity: {level: off}, iof/near: "
-        "{level: off}, collapsed: {level: off}}`.",
+        "occlusion/sufficiency, occlusion/necessity, collapsed: no values, because both records are of an earlier "
+        "version, which did not measure them. Audit both checkpoints again (`odsg audit`), or switch them off in "
+        "gate.yaml: `checks: {occlusion/sufficiency: {level: off}, occlusion/necessity: {level: off}, collapsed: "
+        "{level: off}}`.",
     )
 
 
@@ -81,8 +81,8 @@ def test_a_candidate_that_detects_nothing_is_said_to():
     result = compare(RECORD, with_rows(RECORD, as_missed))
     assert result.verdict == "not comparable"
     assert result.reasons == (
-        "occlusion/sufficiency, occlusion/necessity, iof/near, defined, collapsed: no values, because the candidate "
-        "detects none of the 60 objects.",
+        "occlusion/sufficiency, occlusion/necessity, defined, collapsed: no values, because the candidate detects none "
+        "of the 60 objects.",
     )
 
 

@@ -25,9 +25,9 @@ def check(result: GateResult, name: str):
 
 def test_a_uniform_drop_by_hand():
     record = make_record(20, 3, missed=0)
-    result = compare(record, dropped(record, 0.1))
-    found = check(result, "iof/object")
-    assert (found.verdict, found.level) == ("fail", "warn")
+    result = compare(record, dropped(record, 0.1, ["sufficiency"]))
+    found = check(result, "occlusion/sufficiency")
+    assert (found.verdict, found.level) == ("fail", "error")
     assert found.change == pytest.approx(-0.1, abs=1e-5)
     assert [found.lower, found.upper] == pytest.approx([-0.1, -0.1], abs=1e-5)
     assert (found.threshold, found.n_objects, found.n_images) == (-0.05, 60, 20)
@@ -43,9 +43,9 @@ def test_a_drop_by_exactly_the_margin_is_borne(drop, verdict):
 
 def test_a_drop_in_few_images_is_inconclusive_and_strict_refuses_it():
     record = make_record(20, 3, missed=0)
-    candidate = with_rows(record, lambda row: shifted(row, 0.4) if row.image_id <= 4 else row)
+    candidate = with_rows(record, lambda row: shifted(row, 0.4, ["sufficiency"]) if row.image_id <= 4 else row)
     result = compare(record, candidate)
-    found = check(result, "iof/near")
+    found = check(result, "occlusion/sufficiency")
     assert found.verdict == "inconclusive"
     assert found.lower < -0.05 < found.upper
     assert result.verdict == "inconclusive"
@@ -359,9 +359,11 @@ def test_the_worst_objects_come_first_and_lost_ones_are_listed():
 
 def test_objects_are_named_by_what_fails():
     record = make_record(20, 1, missed=0, **QUIET)
-    fallen = compare(record, dropped(record, 0.3, [f"{p}/near" for p in BOX_PARAMETERS]))
-    assert [one.name for one in fallen.checks if (one.verdict, one.level) == ("fail", "error")] == ["iof/near"]
-    assert (fallen.ranked_by, len(fallen.worst)) == ("iof/near", 5)
+    fallen = dropped(record, 0.3, [f"{p}/near" for p in BOX_PARAMETERS])
+    result = compare(record, fallen)
+    assert [one.level for one in result.checks if one.name == result.ranked_by] == ["warn"]
+    assert (result.ranked_by, result.verdict, len(result.worst)) == ("iof/near", "pass", 5)
+    assert compare(record, dropped(fallen, 0.3, ["necessity"])).ranked_by == "occlusion/necessity"
     without = make_record(20, 1, missed=0, occlusion=False, **QUIET)
     assert compare(without, without).ranked_by == "iof/near"
     nothing = with_rows(record, as_missed)

@@ -64,7 +64,7 @@ def test_table_fits_80_columns_and_needs_no_colour(regression):
     assert re.search(r"^iof/object +FAIL +", text, re.MULTILINE)
     assert re.search(r"^iof/object \(floor\) +PASS +", text, re.MULTILINE)
     assert re.search(r"^collapsed +PASS +0.000 0.000 \+0.000 \[\+0.000, \+0.168\] +\+0.050$", text, re.MULTILINE)
-    assert text.splitlines()[-1] == "REGRESSION: iof/near, iof/object."
+    assert text.splitlines()[-1] == "REGRESSION: iof/object."
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,9 @@ def test_what_decides_comes_first_and_the_rest_under_its_own_line(regression):
     lines = printed(regression).splitlines()
     at = lines.index(next(line for line in lines if line.startswith("these only warn:")))
     names = [[line.split()[0] for line in part if line] for part in (lines[1:at], lines[at + 1 :])]
-    decide = ["occlusion/sufficiency", "occlusion/necessity", "iof/near", "defined"]
+    decide = ["occlusion/sufficiency", "occlusion/necessity", "defined"]
     assert names[0] == [*decide, "iof/object", "iof/object", "collapsed"]
-    assert names[1][:2] == ["recall", "iof/x_min/edge"]
+    assert names[1][:3] == ["iof/near", "recall", "iof/x_min/edge"]
 
 
 def test_passed_categories_are_counted_and_others_shown():
@@ -222,7 +222,7 @@ def test_summary_is_appended_and_complete(regression, tmp_path):
     path.write_text("before\n")
     append_summary(regression, path)
     text = path.read_text()
-    assert text.startswith("before\n## odsg gate\n\n**REGRESSION: iof/near, iof/object.**")
+    assert text.startswith("before\n## odsg gate\n\n**REGRESSION: iof/object.**")
     assert "| iof/object | error | ❌ FAIL |" in text
     assert "### Newly missed (6)" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]

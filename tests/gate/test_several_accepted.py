@@ -19,7 +19,7 @@ def baseline(*further: AuditRecord, first: AuditRecord = FIRST) -> AuditRecord:
     return as_baseline(replace(first, further=further))
 
 
-def check(result, name="iof/near"):
+def check(result, name="iof/object"):
     (found,) = [one for one in result.checks if one.name == name]
     return found
 
@@ -67,7 +67,7 @@ def test_a_map_counts_with_the_audits_that_have_it():
     result = compare(baseline(lost), FIRST)
     assert (check(result).change, check(result).threshold) == (pytest.approx(0), pytest.approx(-0.05))
     defined = check(result, "defined")
-    assert (defined.baseline, defined.threshold) == (pytest.approx(0.8), pytest.approx(-0.25))
+    assert (defined.baseline, defined.threshold) == (pytest.approx(0.8), pytest.approx(-0.3))
     assert check(compare(baseline(lost), lost), "defined").verdict == "pass"
     assert check(compare(FIRST, lost), "defined").verdict == "fail"
 
@@ -91,7 +91,7 @@ def test_categories_have_their_own_lowest():
 
 
 def test_a_relative_margin_is_a_share_of_the_mean_of_all():
-    config = GateConfig(checks={"iof/near": Rule(Margin(0.1, relative=True))})
+    config = GateConfig(checks={"iof/object": Rule(Margin(0.1, relative=True))})
     found = check(compare(baseline(dropped(FIRST, 0.06)), FIRST, config))
     assert found.threshold == pytest.approx(-(0.1 * found.baseline + 0.03), abs=1e-3)
 
