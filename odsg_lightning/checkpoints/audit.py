@@ -3,20 +3,25 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.engine_notice import EngineNotice
 from odsg_lightning.audit.isolation import isolated
-from odsg_lightning.audit.loop import audit
+from odsg_lightning.audit.loop import DetectorFailedError, audit
 from odsg_lightning.audit.measure import fingerprint, object_maps, object_row
 from odsg_lightning.audit.strips import audited_strip
-from odsg_lightning.checkpoints.detector import LoadedDetector, load_detector
+from odsg_lightning.checkpoints.classes import classes_of_categories
+from odsg_lightning.checkpoints.detector import load_detector
+from odsg_lightning.checkpoints.own_module import load_own_module
 from odsg_lightning.data.audit_set_files import load_sample, unchanged_dataset
+from odsg_lightning.data.coco import CocoDataset
 from odsg_lightning.detectors.build import class_count, portable_config
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.environment import in_ci
@@ -49,6 +54,7 @@ def audit_checkpoint(
     with_maps: bool = True,
     trust: bool = False,
     restart: bool = False,
+    own_module: str | None = None,
 ) -> AuditRecord:
     """Audit a checkpoint and write the record, with its maps beside it.
 
@@ -71,6 +77,8 @@ def audit_checkpoint(
         with_maps: whether to write ``<stem>.maps.npz``, too.
         trust: let the checkpoint run code.
         restart: begin again, whatever an interrupted call has left.
+        own_module: ``"my_pkg.my_module:MyModule"``, the LightningModule that wrote the checkpoint, if that was no
+            DetectionModule. It is imported, so ``trust`` must be True.
 
     Returns:
         The record as written.
@@ -84,16 +92,14 @@ def audit_checkpoint(
     place = _device(device)
     chosen = read_audit_set(audit_set)
     coco = unchanged_dataset(chosen, _path(annotations), _path(images))
-    if checkpoint.suffix != ".ckpt" and num_classes is None:
-        num_classes = len(chosen.categories)
-    module = load_detector(checkpoint, detector_config, num_classes, trust=trust)
-    _refuse_fewer_classes(module, chosen, checkpoint)
-    module.to(place)
+    loaded = _load(checkpoint, own_module, detector_config, num_classes, len(chosen.categories), trust)
+    classes = torch.tensor(_classes(loaded, chosen, coco, checkpoint))
+    module = loaded.module.to(place)
     with isolated(module), _repeatable(place):
         detector = resolve_adapter(module)
         EngineNotice(config).log_once(detector)
         head = AuditRecord(fingerprint(chosen.sha256, config, chosen.masks), provenance(checkpoint), ())
-        settings = _settings(detector, module, config, place)
+        settings = _settings(detector, loaded.description, config, place)
         output.parent.mkdir(parents=True, exist_ok=True)
         partial = PartialAudit(output, head, settings, with_maps=with_maps)
         partial.open(throw_away="in CI it may have come with a pull request" if in_ci() else "as asked for" * restart)
@@ -103,7 +109,14 @@ def audit_checkpoint(
                 done = partial.finished(image.id, listed.annotation_ids[: config.max_objects_per_image])
                 if done is None:
                     sample = load_sample(chosen, coco, image)
-                    done, maps = _audit_image(detector, sample, config, place, with_maps, lambda: bar.update() and None)
+                    sample = replace(sample, labels=classes[sample.labels])
+                    try:
+                        done, maps = _audit_image(
+                            detector, sample, config, place, with_maps, lambda: bar.update() and None
+                        )
+                    except DetectorFailedError as error:
+                        partial.remove()
+                        raise BrokenInputError(f"Expected the detector of {checkpoint} to run, but {error}") from error
                     partial.add(done, maps)
                 else:
                     bar.update(config.samples_per_image)
@@ -136,13 +149,45 @@ def _audit_image(
     return tuple(rows), maps
 
 
-def _settings(
-    detector: Detector, module: LoadedDetector, config: AuditConfig, device: torch.device
-) -> Mapping[str, Any]:
+@dataclass(frozen=True)
+class _Loaded:
+    module: nn.Module
+    class_names: tuple[str, ...] | None
+    class_count: int | None
+    description: Any  # plain data that tells it from other detectors with these weights
+
+
+def _load(
+    checkpoint: Path,
+    own_module: str | None,
+    config: str | Path | None,
+    num_classes: int | None,
+    categories: int,
+    trust: bool,
+) -> _Loaded:
+    if own_module is not None:
+        if config is not None or num_classes is not None:
+            raise UserInputError("Expected --module without --config and --num-classes: the module knows both.")
+        module, names = load_own_module(checkpoint, own_module, trust=trust)
+        return _Loaded(module, names, None, own_module)
+    if checkpoint.suffix != ".ckpt" and num_classes is None:
+        num_classes = categories
+    detector = load_detector(checkpoint, config, num_classes, trust=trust)
+    return _Loaded(detector, detector.category_names, class_count(detector.cfg), portable_config(detector.cfg))
+
+
+def _classes(loaded: _Loaded, chosen: AuditSet, coco: CocoDataset, checkpoint: Path) -> list[int]:
+    audited = {annotation_id for image in chosen.images for annotation_id in image.annotation_ids}
+    used = {a.label for image in coco.images for a in image.annotations if a.id in audited}
+    names = [name for _, name in chosen.categories]
+    return classes_of_categories(names, used, loaded.class_names, loaded.class_count, checkpoint)
+
+
+def _settings(detector: Detector, description: Any, config: AuditConfig, device: torch.device) -> Mapping[str, Any]:
     """Return what the bits of the result depend on besides the fingerprint and the provenance."""
     engine = engine_choice(detector, config.engine, config.precision)
     return {
-        "detector": sha256_of_json(portable_config(module.cfg)),
+        "detector": sha256_of_json(description),
         "engine": engine.name,
         "precision": engine.precision,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -165,15 +210,6 @@ def _refuse_output(output: Path) -> None:
             MapsFile(maps)
     except BrokenInputError as error:
         raise UserInputError(f"An output is not written over, unless it is an audit record. {error}") from error
-
-
-def _refuse_fewer_classes(module: LoadedDetector, chosen: AuditSet, checkpoint: Path) -> None:
-    count, needed = class_count(module.cfg), len(chosen.categories)
-    if count < needed:
-        raise BrokenInputError(
-            f"Expected {checkpoint} to be a detector of at least {needed} classes, the number of categories of the "
-            f"audit set, but it has {count}."
-        )
 
 
 def _device(device: Device) -> torch.device:

@@ -101,8 +101,8 @@ def changed(tmp_path, change):
     ("change", "message"),
     [
         (lambda c: c["state_dict"].pop("detector.head.cls_score.weight"), r"(?s)fill the detector.*cls_score\.weight"),
-        (lambda c: c["state_dict"].update({"detector.head.cls_score.bias": torch.zeros(5)}), "size mismatch"),
-        (lambda c: c["state_dict"].update({"detector.head.cls_score.bias": "text"}), "fill the detector"),
+        (lambda c: c["state_dict"].update({"detector.head.cls_score.bias": torch.zeros(5)}), "of another shape"),
+        (lambda c: c["state_dict"].update({"detector.head.cls_score.bias": "text"}), "tensors only"),
         (lambda c: c["state_dict"].update(surprise=torch.zeros(1)), "surprise"),
         (lambda c: c["hyper_parameters"].update(config={"MODEL": {"NOTHING": 1}}), "keys that Detectron2 knows"),
         (lambda c: c["hyper_parameters"].update(config=["MODEL"]), "a checkpoint of odsg_lightning.DetectionModule"),
