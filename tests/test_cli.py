@@ -293,7 +293,9 @@ def test_a_checkpoint_that_no_training_can_go_on_from_ends_in_one_line(
 ):
     checkpoint = tmp_path / "a.ckpt"
     checkpoint.write_bytes(content) if isinstance(content, bytes) else torch.save(content, checkpoint)
-    assert main(["fit", "--config", write(settings(shapes, tmp_path), tmp_path), "--ckpt_path", str(checkpoint)]) == code
+    assert (
+        main(["fit", "--config", write(settings(shapes, tmp_path), tmp_path), "--ckpt_path", str(checkpoint)]) == code
+    )
     _said_in_few_words(capsys, message)
 
 

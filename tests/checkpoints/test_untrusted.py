@@ -128,6 +128,43 @@ def test_a_checkpoint_that_grows(place, capsys):
     refused(place, capsys, "a compressed archive", "small.pth", "--config", "retinanet_tiny")
 
 
+@pytest.mark.parametrize("name", ["bomb.ckpt", "bomb.pkl"])
+def test_a_checkpoint_that_never_loads(place, capsys, name):
+    """A key of nested tuples, whose hash takes 2^45 steps: see test_torch_pickle.py for its kin."""
+    content = b"\x80\x02}K\x01\x85q\x01" + b"h\x01h\x01\x86q\x01" * 45 + b"K\x01s."
+    if name == "bomb.pkl":
+        Path(name).write_bytes(content)
+    else:
+        with zipfile.ZipFile(name, "w") as archive:
+            archive.writestr("a/data.pkl", content)
+            archive.writestr("a/version", "3\n")
+    options = ["--config", "retinanet_tiny"] if name == "bomb.pkl" else []
+    refused(place, capsys, "a key of more than 64 parts", name, *options)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("PIXEL_STD", [1.0] * 5, "RuntimeError"),
+        ("PIXEL_MEAN", [1.0], "its forward pass of image id 1 raised"),
+        ("RPN", {"IN_FEATURES": ["p9"]}, None),
+    ],
+)
+def test_a_configuration_in_a_checkpoint_that_builds_and_breaks(place, capsys, key, value, message):
+    content = torch.load("good.ckpt", weights_only=True)
+    content["hyper_parameters"]["config"][f"MODEL.{key}"] = value
+    torch.save(content, "bad.ckpt")
+    code = audit("bad.ckpt")
+    error = capsys.readouterr().err
+    assert code == (0 if message is None else 3), error  # the last is of no use to a RetinaNet
+    if message is not None:
+        assert (
+            "Expected the detector of bad.ckpt to run" in error or "to describe a detector that can be built" in error
+        )
+        assert "Traceback" not in error
+        assert not list(place.rglob("*.partial"))
+
+
 # Configurations -------------------------------------------------------------------------------------------------------
 
 LAUGHS = "\n".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9 if i else ['1'] * 9)}]" for i in range(12))

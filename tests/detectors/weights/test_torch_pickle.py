@@ -147,7 +147,7 @@ def packed(path, content):
 
 def nested(times, end):
     """Tuples of tuples, each twice in the next: 2**times values in a few bytes."""
-    return b"K\x01\x85q\x01" + b"h\x01h\x01\x86q\x01" * times + end
+    return b"K\x01\x85q\x010" + b"h\x01h\x01\x86q\x010" * times + b"h\x01" + end
 
 
 BOMBS = {
@@ -165,7 +165,8 @@ BOMBS = {
     "steps": b"\x80\x02}X\x01\x00\x00\x00a(" + b"]" * 1_500_000 + b"ls.",
     "bytes": b"\x80\x02}X\x01\x00\x00\x00a(X" + (100_000).to_bytes(4, "little") + b"x" * 100_000 + b"q\x02"
     b"c_codecs\nencode\nq\x03" + b"h\x03h\x02\x85R" * 50_000 + b"ls.",
-    "shape": b"\x80\x02}X\x01\x00\x00\x00acnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + nested(45, b"K\x01\x87Rs."),
+    "shape": b"\x80\x02}X\x01\x00\x00\x00acnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
+    + nested(45, b"K\x01\x87Rs."),
     "length": b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b".",
 }  # fmt: skip
 
@@ -208,7 +209,9 @@ def test_a_tensor_longer_than_its_bytes_is_refused(tmp_path):
         members = {info.filename: archive.read(info) for info in archive.infolist()}
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
-            archive.writestr(name, content.replace(b"X\x03\x00\x00\x00cpuq\x05K\x07", b"X\x03\x00\x00\x00cpuq\x05K\x7f"))
+            archive.writestr(
+                name, content.replace(b"X\x03\x00\x00\x00cpuq\x05K\x07", b"X\x03\x00\x00\x00cpuq\x05K\x7f")
+            )
     with pytest.raises(BrokenInputError, match="a tensor of 127 values, which are not in the archive"):
         read_checkpoint_file(path)
 
