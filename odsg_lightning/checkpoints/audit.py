@@ -115,7 +115,8 @@ def audit_checkpoint(
                             detector, sample, config, place, with_maps, lambda: bar.update() and None
                         )
                     except DetectorFailedError as error:
-                        partial.remove()
+                        if not rows:
+                            partial.remove()
                         raise BrokenInputError(f"Expected the detector of {checkpoint} to run, but {error}") from error
                     partial.add(done, maps)
                 else:

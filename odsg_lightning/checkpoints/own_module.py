@@ -12,7 +12,7 @@ from torch import nn
 
 from odsg_lightning.checkpoints.detector import require_finite
 from odsg_lightning.detectors.resolve import resolve_adapter
-from odsg_lightning.detectors.weights.category_names import CATEGORY_NAMES, category_names_in
+from odsg_lightning.detectors.weights.category_names import category_names_in, category_names_of
 from odsg_lightning.detectors.weights.files import read_checkpoint_file
 from odsg_lightning.detectors.weights.tensor_names import named_as
 from odsg_lightning.errors import BrokenInputError, UserInputError
@@ -47,8 +47,7 @@ def load_own_module(checkpoint: Path, name: str, *, trust: bool) -> tuple[nn.Mod
     except UserInputError as error:
         raise UserInputError(f"Expected {name} to be a detector that can be audited. {error}") from error
     require_finite(module, checkpoint)
-    names = getattr(module, "category_names", None)
-    return module.eval(), category_names_in({CATEGORY_NAMES: names} | content, checkpoint)
+    return module.eval(), category_names_in(content, checkpoint) or category_names_of(module)
 
 
 def _imported(name: str) -> Any:

@@ -13,7 +13,12 @@ from torch import Tensor, nn
 from odsg_lightning.detectors.build import build_detector, class_count, load_config, portable_config, require_boxes_only
 from odsg_lightning.detectors.detectron2 import to_input_format
 from odsg_lightning.detectors.detectron2_names import EventStorage
-from odsg_lightning.detectors.weights.category_names import CATEGORY_NAMES, category_names_in, require_same_categories
+from odsg_lightning.detectors.weights.category_names import (
+    CATEGORY_NAMES,
+    category_names_in,
+    category_names_of,
+    require_same_categories,
+)
 from odsg_lightning.detectors.weights.load import load_weights
 from odsg_lightning.detectors.weights.tensor_names import named_as
 from odsg_lightning.errors import UserInputError
@@ -146,10 +151,9 @@ class DetectionModule(LightningModule):
                 f"Expected data of at most {class_count(self.cfg)} classes, the detector's number, but the data module "
                 f"has {known}. Set num_classes to {known} or to 'auto'."
             )
-        names = getattr(datamodule, "category_names", None)
-        if names is not None:
-            require_same_categories(self.category_names, tuple(names))
-            self.category_names = self.category_names or tuple(names)
+        names = category_names_of(datamodule)
+        require_same_categories(self.category_names, names)
+        self.category_names = self.category_names or names
 
     def forward(self, images: Sequence[Tensor]) -> list[Detections]:
         """Detect objects.
@@ -170,11 +174,7 @@ class DetectionModule(LightningModule):
         return detect(self.detector, [{"image": to_input_format(i, self.cfg.INPUT.FORMAT)} for i in images])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the sum of Detectron2's losses, and log each.
-
-        Raises:
-            NonFiniteLossError: those of the step before were not finite.
-        """
+        """Return the sum of Detectron2's losses, and log each."""
         self._look_at_losses()
         # Detectron2's losses write into a storage, and fail without one.
         with EventStorage(self.global_step):

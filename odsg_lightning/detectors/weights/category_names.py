@@ -24,15 +24,23 @@ def category_names_in(content: Mapping[Any, Any], source: object) -> tuple[str, 
         BrokenInputError: what is there are no names.
     """
     names = content.get(CATEGORY_NAMES)
-    if names is None:
-        return None
-    if (
-        not isinstance(names, list | tuple)
-        or len(names) > _MAX_NAMES
-        or not all(isinstance(name, str) and 0 < len(name) <= _MAX_LETTERS for name in names)
-    ):
+    if names is not None and not _are_names(names):
         raise BrokenInputError(f"Expected {CATEGORY_NAMES!r} in {source} to be a list of names, but it is none.")
-    return tuple(names)
+    return None if names is None else tuple(names)
+
+
+def category_names_of(owner: object) -> tuple[str, ...] | None:
+    """Return the attribute ``category_names`` of a module or data module; None where there is none of this form."""
+    names = getattr(owner, "category_names", None)
+    return tuple(names) if _are_names(names) else None
+
+
+def _are_names(names: Any) -> bool:
+    return (
+        isinstance(names, list | tuple)
+        and len(names) <= _MAX_NAMES
+        and all(isinstance(name, str) and 0 < len(name) <= _MAX_LETTERS for name in names)
+    )
 
 
 def require_same_categories(trained_on: tuple[str, ...] | None, names: tuple[str, ...] | None) -> None:

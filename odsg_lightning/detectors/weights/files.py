@@ -16,7 +16,10 @@ from odsg_lightning.detectors.weights.torch_pickle import check_torch_file, nump
 from odsg_lightning.errors import BrokenInputError
 from odsg_lightning.files import regular_file
 
-_LIFT = "If you trust whoever made it, lift this with --trust (in Python trust=True): it may then run any code."
+_LIFT = (
+    "If you trust whoever made it, lift this with `odsg audit --trust`, `odsg fit --weights_only false`, or in Python "
+    "trust=True: it may then run any code."
+)
 
 
 def read_checkpoint_file(path: Path, *, trust: bool = False) -> dict[Any, Any]:

@@ -60,15 +60,17 @@ def refuse_repetitions(value: Any) -> None:
         raise RefusedPickleError(f"more than {MAX_VALUES} values, by repeating the same ones")
 
 
-class _Called:
+class Called:
     """Stands for a function that a pickle calls. It has no attributes that a pickle could set."""
 
     __slots__ = ("_function",)
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        """Keep the function."""
         self._function = function
 
     def __call__(self, *args: Any) -> Any:
+        """Call it."""
         return self._function(*args)
 
 
@@ -94,15 +96,15 @@ class RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined, misc
     """
 
     known: ClassVar[dict[tuple[str, str], Any]] = {
-        **{name: _Called(function) for name, function in ARRAY_FUNCTIONS.items()},
+        **{name: Called(function) for name, function in ARRAY_FUNCTIONS.items()},
         ("numpy", "dtype"): PlainDtype,
         ("numpy", "ndarray"): plain_values.array_type,
-        ("_codecs", "encode"): _Called(plain_values.latin1),
-        ("builtins", "bytes"): _Called(lambda: b""),  # an empty text of Python 2
-        ("builtins", "complex"): _Called(complex),
-        ("builtins", "set"): _Called(plain_values.container(set)),
-        ("collections", "OrderedDict"): _Called(plain_values.container(OrderedDict)),
-        ("collections", "Counter"): _Called(plain_values.container(Counter)),
+        ("_codecs", "encode"): Called(plain_values.latin1),
+        ("builtins", "bytes"): Called(lambda: b""),  # an empty text of Python 2
+        ("builtins", "complex"): Called(complex),
+        ("builtins", "set"): Called(plain_values.container(set)),
+        ("collections", "OrderedDict"): Called(plain_values.container(OrderedDict)),
+        ("collections", "Counter"): Called(plain_values.container(Counter)),
     }
 
     def __init__(self, file: Any, size: int) -> None:

@@ -19,7 +19,12 @@ from torch.serialization import StorageType, add_safe_globals, clear_safe_global
 
 from odsg_lightning.detectors.weights import plain_values
 from odsg_lightning.detectors.weights.plain_values import PlainArray, PlainDtype, RefusedPickleError
-from odsg_lightning.detectors.weights.restricted_pickle import ARRAY_FUNCTIONS, RestrictedUnpickler, refuse_repetitions
+from odsg_lightning.detectors.weights.restricted_pickle import (
+    ARRAY_FUNCTIONS,
+    Called,
+    RestrictedUnpickler,
+    refuse_repetitions,
+)
 
 _PICKLES_BEFORE_TORCH_1_6 = 5  # a magic number, the version, the machine, the content, the names of its storages
 
@@ -54,23 +59,21 @@ def check_torch_file(path: Path, archive: zipfile.ZipFile | None) -> None:
 
 
 class _Aside:
-    """Stands for a tensor, and for whatever belongs to one."""
+    """Stands for a tensor, and for what belongs to one."""
 
     __slots__ = ("bytes_each",)
 
     def __init__(self, bytes_each: int = 0) -> None:
         self.bytes_each = bytes_each
 
-    def __call__(self, *_: object) -> "_Aside":
-        return _ASIDE
+
+def _tensor(*_: object) -> _Aside:
+    return _Aside()
 
 
-_ASIDE = _Aside()
-
-_OF_TENSORS = {
+_MAKES_TENSORS = {
     *(f"torch._utils._rebuild_{name}" for name in ("tensor", "tensor_v2", "tensor_v3", "parameter")),
-    *("torch._utils._rebuild_parameter_with_state", "torch.nn.parameter.Parameter"),
-    *("torch.Size", "torch.device"),
+    *("torch._utils._rebuild_parameter_with_state", "torch.Size", "torch.device"),
 }
 
 
@@ -79,9 +82,10 @@ class _TensorsAside(RestrictedUnpickler):
     """Size of each storage in the archive, in bytes; None where they lie behind the pickle."""
 
     def find_class(self, module: str, name: str) -> Any:
-        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if is_dtype or f"{module}.{name}" in _OF_TENSORS:
-            return _ASIDE
+        if f"{module}.{name}" in _MAKES_TENSORS:
+            return Called(_tensor)
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return _Aside()
         if module in ("torch", "torch.storage") and name.endswith("Storage"):
             return _Aside(_bytes_each(name))
         return super().find_class(module, name)
@@ -97,7 +101,7 @@ class _TensorsAside(RestrictedUnpickler):
             or not 0 <= length * kind.bytes_each <= self.storages.get(str(name), -1)
         ):
             raise RefusedPickleError(f"a tensor of {reprlib.repr(length)} values, which are not in the archive")
-        return _ASIDE
+        return _Aside()
 
 
 def _bytes_each(storage: str) -> int:

@@ -122,6 +122,8 @@ def test_nothing_is_left_allowed_afterwards(tmp_path):
         (Calls(torch.hub.load, "a/b", "c"), r"asks for torch\.hub\.load, which"),
         (Calls(torch.ones, 3), "asks for torch[.a-zA-Z_]*ones, which"),
         (Calls(bytearray, 10**12), r"asks for builtins\.bytearray, which"),
+        (Calls(torch.UntypedStorage, 10**12), "TypeError"),
+        (Calls(torch.Tensor, 10**12), r"asks for torch\.Tensor, which"),
         (Calls(np.ndarray, (10**12,)), r"numpy\.ndarray to be called"),
         (Calls(np.empty(0).__reduce__()[0], np.ndarray, (10**12,), b"b"), r"an array made of .* \(1000000000000,\)"),
         (Calls(np.float64(1).__reduce__()[0], np.dtype("f8"), b"1234"), r"an array of shape \(\) made of 4 bytes"),
