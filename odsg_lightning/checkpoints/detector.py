@@ -21,7 +21,8 @@ from odsg_lightning.files import regular_file
 
 _DETECTRON2 = (".pth", ".pkl", ".pyth")
 _MAX_PARAMETERS = 2**31
-_MAX_TENSORS = 100_000
+_MAX_TENSORS = 10_000
+_MAX_REPEATED = 1000
 _MAX_CONFIG_VALUES = 100_000
 _OWN_MODULE = (
     "For a LightningModule of your own, name its class: --module my_pkg.my_module:MyModule --trust (it runs its code); "
@@ -171,6 +172,16 @@ def _build(config: str | Path | Mapping[str, Any], num_classes: int | None, sour
 
 def _refuse_giants(cfg: CfgNode) -> None:
     """Count the parameters without making room for them, and stop at the first too many."""
+    anchors = cfg.MODEL.ANCHOR_GENERATOR
+    repeated = {  # what Detectron2 repeats in lists of its own before it makes the first parameter
+        "MODEL.RETINANET.NUM_CONVS": cfg.MODEL.RETINANET.NUM_CONVS,
+        "MODEL.ROI_BOX_HEAD.NUM_CONV": cfg.MODEL.ROI_BOX_HEAD.NUM_CONV,
+        "MODEL.ROI_BOX_HEAD.NUM_FC": cfg.MODEL.ROI_BOX_HEAD.NUM_FC,
+        "anchors": sum(map(len, anchors.SIZES)) * sum(map(len, anchors.ASPECT_RATIOS)),
+    }
+    for name, value in repeated.items():
+        if value > _MAX_REPEATED:
+            raise UserInputError(f"expected at most {_MAX_REPEATED} for {name}, but got {value}")
     counts = {"parameters": 0, "tensors": 0}
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:

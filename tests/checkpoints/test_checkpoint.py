@@ -164,7 +164,15 @@ def doubled(times):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda config: config["MODEL"]["RETINANET"].update(NUM_CONVS=10**9), "at most 100000 tensors"),
+        (
+            lambda config: config["MODEL"]["RETINANET"].update(NUM_CONVS=10**9),
+            r"1000 for MODEL\.RETINANET\.NUM",
+        ),
+        (
+            lambda config: config["MODEL"].update(ROI_BOX_HEAD={"NUM_FC": 10**9}),
+            r"1000 for MODEL\.ROI_BOX_HEAD",
+        ),
+        (lambda config: config["MODEL"].update(ANCHOR_GENERATOR={"SIZES": [[8.0] * 2000]}), "1000 for anchors"),
         (lambda config: config.update(doubled(20)), "at most 100000 values"),
         (
             lambda config: config["MODEL"]["BACKBONE"].update(NAME="build_mine"),

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -18,8 +20,6 @@ def detector(seed):
 @pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize("name", ["a.pth", "a.pkl"])
 def test_weights_of_a_wrapped_detector_fill_it(tmp_path, name):
-    import pickle
-
     source = detector(1).state_dict()
     for prefix in PREFIXES:
         target = detector(2)

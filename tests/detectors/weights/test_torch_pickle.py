@@ -5,6 +5,7 @@ import io
 import os
 import pathlib
 import pickle
+import re
 import time
 import zipfile
 from collections import Counter, OrderedDict
@@ -120,7 +121,6 @@ def test_nothing_is_left_allowed_afterwards(tmp_path):
         (Calls(getattr, {}, "keys"), "asks for builtins.getattr, which"),
         (Calls(torch.load, "other.pth"), r"asks for torch\.serialization\.load, which"),
         (Calls(torch.hub.load, "a/b", "c"), r"asks for torch\.hub\.load, which"),
-        (Calls(torch.ones, 3), "asks for torch[.a-zA-Z_]*ones, which"),
         (Calls(bytearray, 10**12), r"asks for builtins\.bytearray, which"),
         (Calls(torch.UntypedStorage, 10**12), "TypeError"),
         (Calls(torch.Tensor, 10**12), r"asks for torch\.Tensor, which"),
@@ -161,10 +161,10 @@ BOMBS = {
     "frozen set": b"\x80\x04}X\x01\x00\x00\x00a(" + nested(45, b"\x91s."),
     "pairs": b"\x80\x02}X\x01\x00\x00\x00accollections\nOrderedDict\n](" + nested(45, b"K\x01\x86e\x85Rs."),
     "counted": b"\x80\x02}X\x01\x00\x00\x00accollections\nCounter\n](" + nested(45, b"e\x85Rs."),
-    "deep key": b"\x80\x02}K\x01" + b"\x85" * 500_000 + b"K\x01s.",
+    "deep key": b"\x80\x02}K\x01" + b"\x85" * 100_000 + b"K\x01s.",
     "value": b"\x80\x02}X\x01\x00\x00\x00a" + nested(45, b"s."),
     "itself": b"\x80\x02}X\x01\x00\x00\x00a]q\x01h\x01as.",
-    "steps": b"\x80\x02}X\x01\x00\x00\x00a(" + b"]" * 1_500_000 + b"ls.",
+    "steps": b"\x80\x02}X\x01\x00\x00\x00a(" + b"]" * 1_100_000 + b"ls.",
     "bytes": b"\x80\x02}X\x01\x00\x00\x00a(X" + (100_000).to_bytes(4, "little") + b"x" * 100_000 + b"q\x02"
     b"c_codecs\nencode\nq\x03" + b"h\x03h\x02\x85R" * 50_000 + b"ls.",
     "shape": b"\x80\x02}X\x01\x00\x00\x00acnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
@@ -211,9 +211,7 @@ def test_a_tensor_longer_than_its_bytes_is_refused(tmp_path):
         members = {info.filename: archive.read(info) for info in archive.infolist()}
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
-            archive.writestr(
-                name, content.replace(b"X\x03\x00\x00\x00cpuq\x05K\x07", b"X\x03\x00\x00\x00cpuq\x05K\x7f")
-            )
+            archive.writestr(name, re.sub(rb"(cpuq.)K\x07", b"\\1K\x7f", content, flags=re.DOTALL))
     with pytest.raises(BrokenInputError, match="a tensor of 127 values, which are not in the archive"):
         read_checkpoint_file(path)
 
