@@ -13,6 +13,10 @@ class UserInputError(OdsgError, ValueError):
     """An argument, an option or a setting that cannot be used: exit code 2."""
 
 
+class NonFiniteLossError(UserInputError, FloatingPointError):
+    """A training diverged by its settings or its data: exit code 2. Detectron2's own trainer raises the second."""
+
+
 class MissingDependencyError(OdsgError, ImportError):
     """A package that this part needs is not installed: exit code 2."""
 

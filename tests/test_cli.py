@@ -28,6 +28,7 @@ from odsg_lightning.errors import (
     UserInputError,
 )
 from odsg_lightning.metrics.iof import intersection_over_foreground
+from odsg_lightning.training.ckpt_path import require_checkpoint
 
 COMPONENTS = ["odsg_lightning", "Python", "torch", "torchvision", "lightning", "torchmetrics"]
 COMPONENTS += ["pycocotools", "tensorboard", "numpy", "detectron2"]
@@ -273,9 +274,30 @@ def test_a_checkpoint_that_is_missing_ends_with_3_before_anything_is_read(entry,
     _said_in_few_words(capsys, "Expected a checkpoint at /nowhere/a.ckpt, but No such file or directory")
 
 
-@pytest.mark.parametrize("path", [None, "best", "last", "hpc", "registry:name", "s3://bucket/a.ckpt", __file__])
+@pytest.mark.parametrize("path", [None, "best", "last", "hpc", "registry:name", "s3://bucket/a.ckpt"])
 def test_what_lightning_finds_by_itself_is_left_to_it(path):
-    cli.lightning._require_checkpoint(path)
+    require_checkpoint(path, resume=True, trust=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "message"),
+    [
+        (b"garbage", 3, "cannot be read as one"),
+        ({"model": {}}, 3, "a checkpoint that Lightning wrote, but it is another one"),
+        ({"state_dict": {}, "pytorch-lightning_version": "2"}, 2, "it holds weights only"),
+        ({"state_dict": {}, "callbacks": Path("x")}, 3, "pathlib."),
+        ({"state_dict": {}, "pytorch-lightning_version": "2", "optimizer_states": [], "loops": {}}, 3, "to fill"),
+    ],
+)
+def test_a_checkpoint_that_no_training_can_go_on_from_ends_in_one_line(
+    content, code, message, shapes, tmp_path, capsys
+):
+    checkpoint = tmp_path / "a.ckpt"
+    checkpoint.write_bytes(content) if isinstance(content, bytes) else torch.save(content, checkpoint)
+    assert (
+        main(["fit", "--config", write(settings(shapes, tmp_path), tmp_path), "--ckpt_path", str(checkpoint)]) == code
+    )
+    _said_in_few_words(capsys, message)
 
 
 def test_the_configuration_file_itself_is_missing(capsys):

@@ -11,6 +11,7 @@ from odsg_lightning.audit.choice import audited_indices, chosen_objects, listed_
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.measure import AuditedObject, measured
 from odsg_lightning.audit.pairing import pair_detections, pairing_counts
+from odsg_lightning.errors import BrokenInputError, OdsgError
 from odsg_lightning.occlusion.evidence import OcclusionEvidence, occlusion_evidence
 from odsg_lightning.records.maps_file import Key
 from odsg_lightning.saliency.gradients import gradient_looks
@@ -18,6 +19,10 @@ from odsg_lightning.saliency.noise import image_generator
 from odsg_lightning.saliency.protocol import Detector
 from odsg_lightning.saliency.smoothgrad import smoothgrad
 from odsg_lightning.types import AuditSample, Detections
+
+
+class DetectorFailedError(BrokenInputError):
+    """The detector cannot detect; the message says what it raised, or returned."""
 
 
 def audit(
@@ -46,13 +51,15 @@ def audit(
 
     Yields:
         Every audited ground-truth object, measured, missed ones included, image by image in the order of ``samples``.
+
+    Raises:
+        DetectorFailedError: the detector does not run on an image.
     """
     if objects is None:
         objects = chosen_objects(listed_objects(samples), config.max_objects_per_image)
     for sample in samples:
         image = sample.image.to(device, copy=True)
-        with torch.no_grad():
-            (reference,) = detector.detect([image])
+        reference = _detected(detector, image, sample.image_id)
         pairs, ious = pair_detections(sample, reference, config)
         counts = pairing_counts(sample, reference, config)
         indices = audited_indices(sample, objects)
@@ -83,6 +90,26 @@ def audit(
             box, score, iou = reference.boxes[match], float(reference.scores[match]), float(ious[index])
             detected = measured(box, score, iou, saliency, hidden, sample.masks[index], config)
             yield AuditedObject(sample, index, detected, counts)
+
+
+def _detected(detector: Detector, image: Tensor, image_id: int) -> Detections:
+    """Run the detector once; whatever it raises is its own fault: its configuration or code."""
+    try:
+        with torch.no_grad():
+            (reference,) = detector.detect([image])
+    except (OdsgError, MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:
+        what = " ".join(str(error).split())[:500]
+        raise DetectorFailedError(
+            f"its forward pass of image id {image_id} raised {type(error).__name__}: {what}"
+        ) from error
+    if not isinstance(reference, Detections):
+        raise DetectorFailedError(
+            f"its detect() returned a {type(reference).__name__} for image id {image_id}, not an "
+            "odsg_lightning.types.Detections."
+        )
+    return reference
 
 
 def _evidence(

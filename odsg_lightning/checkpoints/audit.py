@@ -3,23 +3,27 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import nn
 
 from odsg_lightning.audit.choice import chosen_objects
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.engine_notice import EngineNotice
 from odsg_lightning.audit.isolation import isolated
-from odsg_lightning.audit.loop import audit
+from odsg_lightning.audit.loop import DetectorFailedError, audit
 from odsg_lightning.audit.measure import fingerprint, object_maps, object_row
 from odsg_lightning.audit.pairing import PairingCounts, why_few_are_paired
 from odsg_lightning.audit.progress import audit_progress
 from odsg_lightning.audit.strips import audited_strip
-from odsg_lightning.checkpoints.detector import LoadedDetector, load_detector
+from odsg_lightning.checkpoints.classes import classes_of_categories
+from odsg_lightning.checkpoints.detector import load_detector
 from odsg_lightning.checkpoints.device import Device, choose_device
+from odsg_lightning.checkpoints.own_module import load_own_module
 from odsg_lightning.data.audit_set_files import load_sample, unchanged_dataset
 from odsg_lightning.data.coco import CocoDataset
 from odsg_lightning.detectors.build import class_count, portable_config
@@ -52,6 +56,7 @@ def audit_checkpoint(
     with_maps: bool = True,
     trust: bool = False,
     restart: bool = False,
+    own_module: str | None = None,
 ) -> AuditRecord:
     """Audit a checkpoint and write the record, with its maps beside it.
 
@@ -74,6 +79,8 @@ def audit_checkpoint(
         with_maps: whether to write ``<stem>.maps.npz``, too.
         trust: let the checkpoint run code.
         restart: begin again, whatever an interrupted call has left.
+        own_module: ``"my_pkg.my_module:MyModule"``, the LightningModule that wrote the checkpoint, if that was no
+            DetectionModule. It is imported, so ``trust`` must be True.
 
     Returns:
         The record as written.
@@ -87,16 +94,14 @@ def audit_checkpoint(
     place = choose_device(device)
     chosen = read_audit_set(audit_set)
     coco = unchanged_dataset(chosen, _path(annotations), _path(images))
-    if checkpoint.suffix != ".ckpt" and num_classes is None:
-        num_classes = len(chosen.categories)
-    module = load_detector(checkpoint, detector_config, num_classes, trust=trust)
-    _refuse_fewer_classes(module, chosen, checkpoint)
-    module.to(place)
+    loaded = _load(checkpoint, own_module, detector_config, num_classes, len(chosen.categories), trust)
+    classes = torch.tensor(_classes(loaded, chosen, coco, checkpoint))
+    module = loaded.module.to(place)
     with isolated(module), _repeatable(place):
         detector = resolve_adapter(module)
         EngineNotice(config).log_once(detector)
         head = AuditRecord(fingerprint(chosen.sha256, config, chosen.masks), provenance(checkpoint), ())
-        settings = _settings(detector, module, config, place)
+        settings = _settings(detector, loaded.description, config, place)
         output.parent.mkdir(parents=True, exist_ok=True)
         partial = PartialAudit(output, head, settings, with_maps=with_maps)
         partial.open(throw_away="in CI it may have come with a pull request" if in_ci() else "as asked for" * restart)
@@ -108,7 +113,15 @@ def audit_checkpoint(
                 done = partial.finished(image.id, (i for i in listed.annotation_ids if (image.id, i) in audited))
                 if done is None:
                     sample = load_sample(chosen, coco, image)
-                    done, maps, of_image = _audit_image(detector, sample, audited, config, place, with_maps, on_sample)
+                    sample = replace(sample, labels=classes[sample.labels])
+                    try:
+                        done, maps, of_image = _audit_image(
+                            detector, sample, audited, config, place, with_maps, on_sample
+                        )
+                    except DetectorFailedError as error:
+                        if not rows:
+                            partial.remove()
+                        raise BrokenInputError(f"Expected the detector of {checkpoint} to run, but {error}") from error
                     partial.add(done, maps)
                     counts.append(of_image)
                 else:
@@ -155,13 +168,45 @@ def _audited_objects(chosen: AuditSet, coco: CocoDataset, config: AuditConfig) -
     return chosen_objects(objects, config.max_objects_per_image)
 
 
-def _settings(
-    detector: Detector, module: LoadedDetector, config: AuditConfig, device: torch.device
-) -> Mapping[str, Any]:
+@dataclass(frozen=True)
+class _Loaded:
+    module: nn.Module
+    class_names: tuple[str, ...] | None
+    class_count: int | None
+    description: Any  # plain data that tells it from other detectors with these weights
+
+
+def _load(
+    checkpoint: Path,
+    own_module: str | None,
+    config: str | Path | None,
+    num_classes: int | None,
+    categories: int,
+    trust: bool,
+) -> _Loaded:
+    if own_module is not None:
+        if config is not None or num_classes is not None:
+            raise UserInputError("Expected --module without --config and --num-classes: the module knows both.")
+        module, names = load_own_module(checkpoint, own_module, trust=trust)
+        return _Loaded(module, names, None, own_module)
+    if checkpoint.suffix != ".ckpt" and num_classes is None:
+        num_classes = categories
+    detector = load_detector(checkpoint, config, num_classes, trust=trust)
+    return _Loaded(detector, detector.category_names, class_count(detector.cfg), portable_config(detector.cfg))
+
+
+def _classes(loaded: _Loaded, chosen: AuditSet, coco: CocoDataset, checkpoint: Path) -> list[int]:
+    audited = {annotation_id for image in chosen.images for annotation_id in image.annotation_ids}
+    used = {a.label for image in coco.images for a in image.annotations if a.id in audited}
+    names = [name for _, name in chosen.categories]
+    return classes_of_categories(names, used, loaded.class_names, loaded.class_count, checkpoint)
+
+
+def _settings(detector: Detector, description: Any, config: AuditConfig, device: torch.device) -> Mapping[str, Any]:
     """Return what the bits of the result depend on besides the fingerprint and the provenance."""
     engine = engine_choice(detector, config.engine, config.precision)
     return {
-        "detector": sha256_of_json(portable_config(module.cfg)),
+        "detector": sha256_of_json(description),
         "engine": engine.name,
         "precision": engine.precision,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -184,15 +229,6 @@ def _refuse_output(output: Path) -> None:
             MapsFile(maps)
     except BrokenInputError as error:
         raise UserInputError(f"An output is not written over, unless it is an audit record. {error}") from error
-
-
-def _refuse_fewer_classes(module: LoadedDetector, chosen: AuditSet, checkpoint: Path) -> None:
-    count, needed = class_count(module.cfg), len(chosen.categories)
-    if count < needed:
-        raise BrokenInputError(
-            f"Expected {checkpoint} to be a detector of at least {needed} classes, the number of categories of the "
-            f"audit set, but it has {count}."
-        )
 
 
 @contextmanager

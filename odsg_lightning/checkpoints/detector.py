@@ -1,23 +1,33 @@
 """From a checkpoint file of unknown origin to a detector whose every weight comes from it."""
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from odsg_lightning.detectors.build import build_detector, load_config, require_boxes_only
-from odsg_lightning.detectors.detectron2_names import CfgNode, build_model
+from odsg_lightning.detectors.build import build_detector, class_count, load_config, require_boxes_only
+from odsg_lightning.detectors.detectron2_names import CfgNode
 from odsg_lightning.detectors.resolve import resolve_adapter
-from odsg_lightning.detectors.tiny_backbone import register_tiny_backbone
+from odsg_lightning.detectors.weights.category_names import category_names_in
 from odsg_lightning.detectors.weights.files import read_checkpoint_file
-from odsg_lightning.detectors.weights.load import load_weights
+from odsg_lightning.detectors.weights.load import load_state, load_weights
+from odsg_lightning.detectors.weights.plain_values import values_written_out
 from odsg_lightning.errors import BrokenInputError, UserInputError
 from odsg_lightning.files import regular_file
 
 _DETECTRON2 = (".pth", ".pkl", ".pyth")
 _MAX_PARAMETERS = 2**31
+_MAX_TENSORS = 10_000
+_MAX_REPEATED = 1000
+_MAX_CONFIG_VALUES = 100_000
+_OWN_MODULE = (
+    "For a LightningModule of your own, name its class: --module my_pkg.my_module:MyModule --trust (it runs its code); "
+    "or let its training write the records: ODSmoothGradCallback(save_records=True)."
+)
 
 
 class LoadedDetector(nn.Module):
@@ -28,9 +38,11 @@ class LoadedDetector(nn.Module):
     Attributes:
         detector: Detectron2's own module.
         cfg: its configuration.
+        category_names: names of its classes, in the order of their labels, if the checkpoint says.
     """
 
     detector: nn.Module
+    category_names: tuple[str, ...] | None = None
 
     def __init__(self, cfg: CfgNode) -> None:
         """Build the detector, on the CPU, with fresh weights."""
@@ -55,8 +67,9 @@ def load_detector(
         The detector, on the CPU, in evaluation mode.
 
     Raises:
-        BrokenInputError: a file is missing or cannot be used, describes no detector that can be audited, or leaves a
-            tensor of the detector as initialised: an audit of random weights would mean nothing.
+        BrokenInputError: a file is missing or cannot be used, describes no detector that can be audited, holds weights
+            that are not finite, or leaves a tensor of the detector as initialised: an audit of random weights would
+            mean nothing.
         UserInputError: arguments that do not fit the kind of the file.
     """
     if checkpoint.suffix == ".ckpt":
@@ -65,7 +78,7 @@ def load_detector(
                 f"Expected a configuration and a number of classes for Detectron2's own files only, but {checkpoint} "
                 "is one of Lightning, which carries both. Leave them out."
             )
-        return _from_lightning(checkpoint, trust).eval()
+        return _usable(_from_lightning(checkpoint, trust), checkpoint)
     if checkpoint.suffix not in _DETECTRON2:
         raise UserInputError(
             f"Expected a checkpoint that ends in .ckpt (Lightning) or {', '.join(_DETECTRON2)} (Detectron2), but got "
@@ -76,7 +89,7 @@ def load_detector(
             f"Expected the configuration of {checkpoint}: a Detectron2 checkpoint holds weights only. Give a bare name "
             "from configs/detectors or a YAML file (--config)."
         )
-    return _from_detectron2(checkpoint, config, num_classes, trust).eval()
+    return _usable(_from_detectron2(checkpoint, config, num_classes, trust), checkpoint)
 
 
 def _from_lightning(checkpoint: Path, trust: bool) -> LoadedDetector:
@@ -89,16 +102,16 @@ def _from_lightning(checkpoint: Path, trust: bool) -> LoadedDetector:
     ):
         raise BrokenInputError(
             f"Expected {checkpoint} to be a checkpoint of odsg_lightning.DetectionModule, but it holds no "
-            "configuration and weights of one."
+            f"configuration and weights of one. {_OWN_MODULE}"
+        )
+    if values_written_out(hparams["config"], _MAX_CONFIG_VALUES) > _MAX_CONFIG_VALUES:
+        raise BrokenInputError(
+            f"Expected the configuration in {checkpoint} to have at most {_MAX_CONFIG_VALUES} values."
         )
     classes = hparams.get("num_classes")
     module = _build(hparams["config"], classes if type(classes) is int else None, checkpoint)
-    try:
-        module.load_state_dict(state)
-    except Exception as error:  # PyTorch lists the keys in a RuntimeError; strange values raise nearly everything
-        raise BrokenInputError(
-            f"Expected {checkpoint} to fill the detector of its configuration, but: {str(error)[:2000]}"
-        ) from error
+    load_state(module, state, checkpoint)
+    module.category_names = category_names_in(content, checkpoint)
     return module
 
 
@@ -111,7 +124,31 @@ def _from_detectron2(checkpoint: Path, config: str | Path, num_classes: int | No
             f"Expected {checkpoint} to fill the whole detector, because an audit of random weights means nothing, but "
             f"it does not. Is the configuration or the number of classes another one?\n{report}"
         )
+    module.category_names = report.category_names
     return module
+
+
+def _usable(module: LoadedDetector, checkpoint: Path) -> LoadedDetector:
+    names, classes = module.category_names, class_count(module.cfg)
+    if names is not None and len(names) > classes:
+        raise BrokenInputError(f"Expected {checkpoint} to name its {classes} classes, but it has {len(names)} names.")
+    require_finite(module, checkpoint)
+    return module.eval()
+
+
+def require_finite(module: nn.Module, checkpoint: Path) -> None:
+    """Refuse weights that are not finite.
+
+    Raises:
+        BrokenInputError: names the first such tensor, in the order of the module.
+    """
+    for name, tensor in chain(module.state_dict().items(), module.named_buffers()):
+        bad = int((~torch.isfinite(tensor)).sum()) if isinstance(tensor, torch.Tensor) else 0
+        if bad:
+            raise BrokenInputError(
+                f"Expected finite weights in {checkpoint}, but {bad} of the {tensor.numel()} values of {name} are NaN "
+                "or infinite: the training diverged before this checkpoint was saved. Take an earlier one."
+            )
 
 
 def _build(config: str | Path | Mapping[str, Any], num_classes: int | None, source: Path) -> LoadedDetector:
@@ -134,12 +171,29 @@ def _build(config: str | Path | Mapping[str, Any], num_classes: int | None, sour
 
 
 def _refuse_giants(cfg: CfgNode) -> None:
-    """Count the parameters without making room for them."""
-    register_tiny_backbone()
-    cfg = cfg.clone()
-    cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
-        model: nn.Module = build_model(cfg)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    if count > _MAX_PARAMETERS:
-        raise UserInputError(f"expected at most {_MAX_PARAMETERS} parameters, but got {count}")
+    """Count the parameters without making room for them, and stop at the first too many."""
+    anchors = cfg.MODEL.ANCHOR_GENERATOR
+    repeated = {  # what Detectron2 repeats in lists of its own before it makes the first parameter
+        "MODEL.RETINANET.NUM_CONVS": cfg.MODEL.RETINANET.NUM_CONVS,
+        "MODEL.ROI_BOX_HEAD.NUM_CONV": cfg.MODEL.ROI_BOX_HEAD.NUM_CONV,
+        "MODEL.ROI_BOX_HEAD.NUM_FC": cfg.MODEL.ROI_BOX_HEAD.NUM_FC,
+        "anchors": sum(map(len, anchors.SIZES)) * sum(map(len, anchors.ASPECT_RATIOS)),
+    }
+    for name, value in repeated.items():
+        if value > _MAX_REPEATED:
+            raise UserInputError(f"expected at most {_MAX_REPEATED} for {name}, but got {value}")
+    counts = {"parameters": 0, "tensors": 0}
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        counts["tensors"] += 1
+        counts["parameters"] += 0 if parameter is None else parameter.numel()
+        for what, limit in (("parameters", _MAX_PARAMETERS), ("tensors", _MAX_TENSORS)):
+            if counts[what] > limit:
+                raise UserInputError(f"expected at most {limit} {what}, but got {counts[what]} or more")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            build_detector(cfg, device="meta")
+    finally:
+        hook.remove()

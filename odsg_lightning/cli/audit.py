@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -100,6 +101,11 @@ def _add_audit(subcommands: Any) -> None:
     )
     parser.add_argument("--no-maps", action="store_true", help="write the record only, not the maps beside it")
     parser.add_argument("--trust", action="store_true", help="read the checkpoint even if it may run any code")
+    parser.add_argument(
+        "--module",
+        metavar="PKG.MODULE:CLASS",
+        help="of a LightningModule of your own: its class, which is imported, so only with --trust",
+    )
     parser.add_argument("--restart", action="store_true", help="begin again after an interruption")
     parser.set_defaults(run=_run_audit)
 
@@ -145,6 +151,8 @@ def _run_audit(options: argparse.Namespace) -> int:
             "Lifted are PyTorch's weights_only and the restricted reader of .pkl files.",
             file=sys.stderr,
         )
+    if options.module is not None and options.trust:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does
     warnings.filterwarnings("ignore", message=".*torch.meshgrid")  # PyTorch's, of Detectron2's code
     record = audit_checkpoint(
         options.checkpoint,
@@ -160,6 +168,7 @@ def _run_audit(options: argparse.Namespace) -> int:
         with_maps=not options.no_maps,
         trust=options.trust,
         restart=options.restart,
+        own_module=options.module,
     )
     console, means = Console(), audit_means(record.objects)
     console.print(iof_table(means, f"What {options.checkpoint.name} looks at"))

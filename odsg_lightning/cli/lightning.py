@@ -2,12 +2,13 @@
 
 import re
 from argparse import ArgumentError
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from odsg_lightning.config_files import config_names, config_path
-from odsg_lightning.errors import MissingFileError, UserInputError
-from odsg_lightning.files import regular_file
+from odsg_lightning.errors import BrokenInputError, UserInputError
 
 _TERMINATED = 143  # what a shell reports for a program ended by SIGTERM
 
@@ -38,6 +39,7 @@ def run(arguments: list[str]) -> int:
 
     from odsg_lightning.callback.closing import Closing
     from odsg_lightning.data.datamodule import CocoDetectionDataModule
+    from odsg_lightning.training.ckpt_path import require_checkpoint
     from odsg_lightning.training.module import DetectionModule
 
     class OdsgCLI(LightningCLI):
@@ -49,7 +51,9 @@ def run(arguments: list[str]) -> int:
                 raise UserInputError(f"{error}{_renamed_in(str(error))}") from error
 
         def before_instantiate_classes(self) -> None:
-            _require_checkpoint(self.config[str(self.subcommand)].get("ckpt_path"))
+            options = self.config[str(self.subcommand)]
+            trust = options.get("weights_only") is False
+            require_checkpoint(options.get("ckpt_path"), resume=self.subcommand == "fit", trust=trust)
 
         def instantiate_classes(self) -> None:
             refused: list[Exception] = []
@@ -77,18 +81,32 @@ def run(arguments: list[str]) -> int:
 
     descriptions: dict[str, Any] = {name: {"description": summary} for name, summary in SUMMARIES.items()}
     try:
-        OdsgCLI(
-            DetectionModule,
-            CocoDetectionDataModule,
-            args=_with_packaged_configs(arguments),
-            # Without exit_on_error a wrong argument is reported like other mistakes, not below two screens of usage.
-            parser_kwargs={"prog": "odsg", "exit_on_error": False, **descriptions},
-            auto_configure_optimizers=False,  # `model.optimizer` and `model.lr_scheduler` make them
-            save_config_kwargs={"overwrite": True},  # otherwise a second run into one folder raises
-        )
+        with _unfit_weights_named():
+            OdsgCLI(
+                DetectionModule,
+                CocoDetectionDataModule,
+                args=_with_packaged_configs(arguments),
+                # Without exit_on_error a wrong argument is reported like any mistake, not below two screens of usage.
+                parser_kwargs={"prog": "odsg", "exit_on_error": False, **descriptions},
+                auto_configure_optimizers=False,  # `model.optimizer` and `model.lr_scheduler` make them
+                save_config_kwargs={"overwrite": True},  # otherwise a second run into one folder raises
+            )
     except SIGTERMException:
         return _TERMINATED
     return 0
+
+
+@contextmanager
+def _unfit_weights_named() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if "loading state_dict for DetectionModule" not in str(error):  # PyTorch's own words
+            raise
+        what = " ".join(str(error).split())[:1000]
+        raise BrokenInputError(
+            f"Expected the checkpoint (--ckpt_path) to fill the detector of the configuration, but {what}"
+        ) from error
 
 
 def _renamed_in(message: str) -> str:
@@ -96,20 +114,6 @@ def _renamed_in(message: str) -> str:
     renamed = {"samples": "audit_samples", "floor_images": "reseeded_images"}  # of ODSmoothGradCallback
     hints = [f"{old} is called {new} now" for old, new in renamed.items() if re.search(rf"(?<!\w){old}\b", message)]
     return f"\nAmong the callback's arguments, {', and '.join(hints)}." if hints else ""
-
-
-def _require_checkpoint(path: str | Path | None) -> None:
-    """Refuse a checkpoint file that is not there: Lightning would say so after the data were read, as an OSError.
-
-    Raises:
-        MissingFileError: see above. Addresses and the words for which Lightning looks up a path are left to it.
-    """
-    if path is None or str(path) in ("best", "last", "hpc") or "://" in str(path) or str(path).startswith("registry"):
-        return
-    if not Path(path).exists():
-        raise MissingFileError(f"Expected a checkpoint at {path}, but No such file or directory.")
-    if not Path(path).is_dir():
-        regular_file(path, "a checkpoint")
 
 
 def _with_packaged_configs(arguments: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,14 @@ from odsg_lightning.detectors.config_yaml import changed_values, read_config
 from odsg_lightning.detectors.detectron2_names import CfgNode, build_model, get_cfg
 from odsg_lightning.detectors.tiny_backbone import register_tiny_backbone
 from odsg_lightning.errors import UserInputError
+
+_UNREGISTERED = re.compile(r"No object named '(.*)' found in '(.*)' registry")  # fvcore's Registry
+
+_LAZY = (
+    "A LazyConfig is code, which is not run here. Give the YAML file of the same detector (most of Detectron2's model "
+    "zoo has one); or build the model in Python, `instantiate(LazyConfig.load(...).model)`, and put it into a "
+    "LightningModule: the callback audits that in training, and `odsg audit --module` its checkpoints."
+)
 
 Overrides = Sequence[str] | Mapping[str, Any]
 
@@ -56,27 +65,39 @@ def load_config(
     return cfg
 
 
-def build_detector(cfg: CfgNode) -> nn.Module:
-    """Build the detector of a configuration, on the CPU, with fresh weights from torch's global random state.
+def build_detector(cfg: CfgNode, device: str = "cpu") -> nn.Module:
+    """Build the detector of a configuration, with fresh weights from torch's global random state.
 
     ``MODEL.DEVICE`` and ``MODEL.WEIGHTS`` are not read: the Trainer moves the detector, and
     :func:`odsg_lightning.detectors.weights.load.load_weights` loads weights.
 
     Args:
         cfg: from :func:`load_config`.
+        device: where to build it; on ``"meta"`` nothing is allocated.
 
     Returns:
         Detectron2's own module (``RetinaNet``, ``GeneralizedRCNN``), in training mode.
 
     Raises:
-        UserInputError: a RetinaNet head with group normalisation, which Detectron2 0.6 cannot build.
+        UserInputError: a part of the detector that nobody has registered under its name; or a RetinaNet head with group
+            normalisation, which Detectron2 0.6 cannot build.
     """
     register_tiny_backbone()
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = device
     try:
         detector: nn.Module = build_model(cfg)
+    except KeyError as error:
+        unknown = _UNREGISTERED.search(str(error))
+        if unknown is None:
+            raise
+        raise UserInputError(
+            f"Expected {unknown[1]!r} to be registered in Detectron2's registry {unknown[2]}, but it is not. If it is "
+            "not misspelt, it comes from code of your own, and the command line imports none: in Python, import that "
+            "code first, and then call DetectionModule(...), or to audit a checkpoint "
+            "odsg_lightning.checkpoints.audit.audit_checkpoint(...)."
+        ) from error
     except ValueError as error:
         if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" and cfg.MODEL.RETINANET.NORM and "divisible" in str(error):
             raise UserInputError(
@@ -112,6 +133,8 @@ def portable_config(cfg: CfgNode) -> dict[str, Any]:
 def _resolve(config: str | Path) -> Path:
     """Tell a bare name, and a name of the model zoo, from a path."""
     path = Path(config).expanduser()
+    if path.suffix == ".py":
+        raise UserInputError(f"Expected argument `config` to be YAML, but {config} is a Python file. {_LAZY}")
     if path.is_file():
         return path
     names = config_names("detectors")
@@ -161,6 +184,8 @@ def _merge(cfg: CfgNode, values: Mapping[str, Any], source: str) -> None:
     if version != cfg.VERSION:
         raise UserInputError(f"Expected {source} to have VERSION {cfg.VERSION}, Detectron2's, but got {version!r}.")
     flat = _flatten(values)
+    if any(key.endswith("_target_") for key in flat):
+        raise UserInputError(f"Expected {source} to have Detectron2's YAML keys, but it is a LazyConfig. {_LAZY}")
     for key in flat:
         _check_key(cfg, key, source)
     try:

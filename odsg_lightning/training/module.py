@@ -13,10 +13,18 @@ from torch import Tensor, nn
 from odsg_lightning.detectors.build import build_detector, class_count, load_config, portable_config, require_boxes_only
 from odsg_lightning.detectors.detectron2 import to_input_format
 from odsg_lightning.detectors.detectron2_names import EventStorage
+from odsg_lightning.detectors.weights.category_names import (
+    CATEGORY_NAMES,
+    category_names_in,
+    category_names_of,
+    require_same_categories,
+)
 from odsg_lightning.detectors.weights.load import load_weights
+from odsg_lightning.detectors.weights.tensor_names import named_as
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.training.average_precision import Backend, CocoAveragePrecision
 from odsg_lightning.training.detectron2_batch import detect, evaluation_inputs, training_inputs
+from odsg_lightning.training.loss_watch import LossWatch
 from odsg_lightning.training.solver import build_solver, clip_gradients_from_config
 from odsg_lightning.types import Detections
 
@@ -33,8 +41,9 @@ class DetectionModule(LightningModule):
     ground truth. Batches are described in :mod:`odsg_lightning.training.detectron2_batch`.
 
     A checkpoint holds what in the configuration differs from Detectron2's defaults, as plain data:
-    ``DetectionModule.load_from_checkpoint(path)`` needs no YAML file, no weights and no data module.
-    ``optimizer`` and ``lr_scheduler`` are code and are not in it: pass them again to train on.
+    ``DetectionModule.load_from_checkpoint(path)`` needs no YAML file, no weights and no data module. It also holds the
+    names of the classes, if the data module says them (``category_names``): data with others, or in another order, are
+    refused. ``optimizer`` and ``lr_scheduler`` are code and are not in it: pass them again to train on.
 
     Args:
         config: see :func:`odsg_lightning.detectors.build.load_config`.
@@ -50,9 +59,12 @@ class DetectionModule(LightningModule):
         map_backend: what computes the average precision.
         trust_weights: read ``weights`` with Python's own pickle, which runs whatever code the file names.
 
+    A loss that is not finite stops the training (:mod:`odsg_lightning.training.loss_watch`).
+
     Attributes:
         detector: Detectron2's own module.
         cfg: the merged configuration.
+        category_names: name of each class, by label; None until a data module or a checkpoint has said them.
 
     Raises:
         UserInputError: the configuration or the number of classes cannot be used.
@@ -95,7 +107,9 @@ class DetectionModule(LightningModule):
             "map_backend": map_backend,
         }
         self.save_hyperparameters(hparams, logger=False)
+        self.category_names: tuple[str, ...] | None = None
         self._average_precision = CocoAveragePrecision(map_backend)
+        self._losses = LossWatch()
         if num_classes != "auto":
             self._build()
 
@@ -115,10 +129,11 @@ class DetectionModule(LightningModule):
             load_weights(self.detector, self._weights, trust=self._trust_weights)
 
     def configure_model(self) -> None:
-        """Build the detector if ``num_classes="auto"`` left it to the data module; check the number if not.
+        """Build the detector if ``num_classes="auto"`` left it to the data module; check the classes if not.
 
         Raises:
             MisconfigurationException: no data module says the number of classes, or it has more than the detector.
+            UserInputError: it names them otherwise than the data that the detector was trained on.
         """
         datamodule = getattr(self._trainer, "datamodule", None)
         known: int | None = getattr(datamodule, "num_classes", None)
@@ -136,6 +151,9 @@ class DetectionModule(LightningModule):
                 f"Expected data of at most {class_count(self.cfg)} classes, the detector's number, but the data module "
                 f"has {known}. Set num_classes to {known} or to 'auto'."
             )
+        names = category_names_of(datamodule)
+        require_same_categories(self.category_names, names)
+        self.category_names = self.category_names or names
 
     def forward(self, images: Sequence[Tensor]) -> list[Detections]:
         """Detect objects.
@@ -157,13 +175,29 @@ class DetectionModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the sum of Detectron2's losses, and log each."""
+        self._look_at_losses()
         # Detectron2's losses write into a storage, and fail without one.
         with EventStorage(self.global_step):
             losses: dict[str, Tensor] = self.detector(training_inputs(batch, self.cfg.INPUT.FORMAT))
+        self._losses.keep(self.global_step, [sample.get("image_id") for sample in batch], losses)
         total = torch.stack(list(losses.values())).sum()
         self.log("train/loss", total, prog_bar=True, batch_size=len(batch))
         self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, batch_size=len(batch))
         return total
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Stop before the step that would spoil the weights, if the losses are there already."""
+        if self._losses.ready:
+            self._look_at_losses()
+
+    def on_train_end(self) -> None:
+        """Look at the last losses."""
+        self._look_at_losses()
+
+    def _look_at_losses(self) -> None:
+        # Mixed precision of 16 bits has a scaler, which skips a step that overflows, and lowers its scale.
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None) if self._trainer is not None else None
+        self._losses.look(skips_steps=scaler is not None)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the images of an earlier evaluation."""
@@ -230,22 +264,34 @@ class DetectionModule(LightningModule):
             clip_gradients_from_config(self.cfg, parameters)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep RetinaNet's running loss normalizer, which Detectron2 leaves out of the state_dict."""
+        """Keep the names of the classes, and RetinaNet's running loss normalizer, which is not in the state_dict.
+
+        Raises:
+            NonFiniteLossError: the weights come of losses that were not finite: they replace no checkpoint.
+        """
+        self._look_at_losses()
+        if self.category_names is not None:
+            checkpoint[CATEGORY_NAMES] = list(self.category_names)
         normalizer = getattr(self.detector, "loss_normalizer", None)
         if normalizer is not None:
             checkpoint[_NORMALIZER_KEY] = float(normalizer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore RetinaNet's running loss normalizer."""
+        """Restore the names of the classes, which must be the data module's, and RetinaNet's loss normalizer."""
+        names = category_names_in(checkpoint, "the checkpoint")
+        require_same_categories(names, self.category_names)
+        self.category_names = names or self.category_names
+        checkpoint["state_dict"] = named_as(self.state_dict(), checkpoint["state_dict"])
         if _NORMALIZER_KEY in checkpoint:
             self.detector.loss_normalizer = checkpoint[_NORMALIZER_KEY]
 
     def export_weights(self, path: str | Path) -> None:
-        """Write the weights as a Detectron2 checkpoint, ``{"model": state_dict}``.
+        """Write weights and category names as a Detectron2 checkpoint, ``{"model": state_dict}``.
 
         Raises:
             UserInputError: the name does not end in ``.pth``, by which Detectron2 knows the format.
         """
         if Path(path).suffix != ".pth":
             raise UserInputError(f"Expected argument `path` to end in '.pth', but got {str(path)!r}.")
-        torch.save({"model": {name: value.cpu() for name, value in self.detector.state_dict().items()}}, path)
+        names = {} if self.category_names is None else {CATEGORY_NAMES: list(self.category_names)}
+        torch.save({"model": {name: value.cpu() for name, value in self.detector.state_dict().items()}, **names}, path)

@@ -1,3 +1,4 @@
+import time
 import zipfile
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 from helpers.checkpoints import save_lightning, save_zoo_pickle, tiny_module
 from lightning.pytorch import LightningModule
 
+from odsg_lightning import DetectionModule
 from odsg_lightning.checkpoints.detector import load_detector
 from odsg_lightning.detectors.build import class_count
 from odsg_lightning.detectors.weights.files import read_checkpoint_file
@@ -101,13 +103,16 @@ def changed(tmp_path, change):
     ("change", "message"),
     [
         (lambda c: c["state_dict"].pop("detector.head.cls_score.weight"), r"(?s)fill the detector.*cls_score\.weight"),
-        (lambda c: c["state_dict"].update({"detector.head.cls_score.bias": torch.zeros(5)}), "size mismatch"),
-        (lambda c: c["state_dict"].update({"detector.head.cls_score.bias": "text"}), "fill the detector"),
+        (lambda c: c["state_dict"].update({"detector.head.cls_score.bias": torch.zeros(5)}), "of another shape"),
+        (lambda c: c["state_dict"].update({"detector.head.cls_score.bias": "text"}), "tensors only"),
         (lambda c: c["state_dict"].update(surprise=torch.zeros(1)), "surprise"),
         (lambda c: c["hyper_parameters"].update(config={"MODEL": {"NOTHING": 1}}), "keys that Detectron2 knows"),
         (lambda c: c["hyper_parameters"].update(config=["MODEL"]), "a checkpoint of odsg_lightning.DetectionModule"),
         (lambda c: c["hyper_parameters"]["config"]["MODEL"].update(META_ARCHITECTURE="SemanticSegmentor"), "audited"),
-        (lambda c: c["hyper_parameters"]["config"]["MODEL"].update(META_ARCHITECTURE="Nothing"), "KeyError.*Nothing"),
+        (
+            lambda c: c["hyper_parameters"]["config"]["MODEL"].update(META_ARCHITECTURE="Nothing"),
+            "'Nothing' to be registered",
+        ),
         (lambda c: c["hyper_parameters"]["config"]["MODEL"]["FPN"].update(OUT_CHANNELS=10**7), "at most 2147483648"),
         (lambda c: c["hyper_parameters"]["config"]["MODEL"]["FPN"].update(OUT_CHANNELS=-5), "built and audited"),
     ],
@@ -115,6 +120,89 @@ def changed(tmp_path, change):
 def test_a_checkpoint_that_contradicts_itself_is_refused(tmp_path, change, message):
     path = changed(tmp_path, change)
     with pytest.raises(BrokenInputError, match=message):
+        load_detector(path)
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a.pth"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_the_first_layer(tmp_path, name, value):
+    source = tiny_module()
+    for layer in ("backbone.bottom_up.res3.0.conv1.weight", "head.cls_score.bias"):
+        source.detector.get_parameter(layer).data.flatten()[1] = value
+    save_lightning(source, tmp_path / "a.ckpt")
+    source.export_weights(tmp_path / "a.pth")
+    arguments = () if name == "a.ckpt" else ("retinanet_tiny", 3)
+    with pytest.raises(BrokenInputError, match=r"1 of the \d+ values of detector\.backbone\.bottom_up\.res3\.0"):
+        load_detector(tmp_path / name, *arguments)
+
+
+def test_a_pixel_std_of_zero_is_no_normalisation(tmp_path):
+    path = changed(tmp_path, lambda c: c["hyper_parameters"]["config"]["MODEL"].update(PIXEL_STD=[float("nan")] * 3))
+    with pytest.raises(BrokenInputError, match=r"3 of the 3 values of detector\.pixel_std are NaN"):
+        load_detector(path)
+
+
+def test_a_checkpoint_of_a_compiled_detector_is_read(tmp_path):
+    source = tiny_module(seed=5)
+    for prefix in ("_orig_mod.", "module.", "module._orig_mod."):
+        path = save_lightning(source, tmp_path / "a.ckpt")
+        content = torch.load(path, weights_only=True)
+        state = content["state_dict"]
+        content["state_dict"] = {key.replace("detector.", f"detector.{prefix}", 1): state[key] for key in state}
+        torch.save(content, path)
+        assert same(load_detector(path), source)
+        assert same(DetectionModule.load_from_checkpoint(path), source)
+
+
+def doubled(times):
+    config = {"SEED": 1}
+    for _ in range(times):
+        config = {"MODEL": config, "TEST": config}
+    return config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda config: config["MODEL"]["RETINANET"].update(NUM_CONVS=10**9),
+            r"1000 for MODEL\.RETINANET\.NUM",
+        ),
+        (
+            lambda config: config["MODEL"].update(ROI_BOX_HEAD={"NUM_FC": 10**9}),
+            r"1000 for MODEL\.ROI_BOX_HEAD",
+        ),
+        (lambda config: config["MODEL"].update(ANCHOR_GENERATOR={"SIZES": [[8.0] * 2000]}), "1000 for anchors"),
+        (lambda config: config.update(doubled(20)), "at most 100000 values"),
+        (
+            lambda config: config["MODEL"]["BACKBONE"].update(NAME="build_mine"),
+            "'build_mine' to be reg.*BACKBONE",
+        ),
+    ],
+)
+def test_a_configuration_that_takes_forever_is_refused(tmp_path, change, message):
+    path = changed(tmp_path, lambda content: change(content["hyper_parameters"]["config"]))
+    started = time.process_time()
+    with pytest.raises(BrokenInputError, match=message):
+        load_detector(path)
+    assert time.process_time() - started < 20
+
+
+def test_the_names_of_the_classes_travel_in_both_formats(tmp_path):
+    source = tiny_module()
+    source.category_names = ("a", "b", "c")
+    save_lightning(source, tmp_path / "a.ckpt")
+    source.export_weights(tmp_path / "a.pth")
+    save_zoo_pickle(source, tmp_path / "a.pkl")
+    assert load_detector(tmp_path / "a.ckpt").category_names == ("a", "b", "c")
+    assert load_detector(tmp_path / "a.pth", "retinanet_tiny", 3).category_names == ("a", "b", "c")
+    assert load_detector(tmp_path / "a.pkl", "retinanet_tiny", 3).category_names is None
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c", "d"], ["a", 3], ["a", ""], "abc", {"a": 1}, ["x" * 1001]])
+def test_names_that_are_none_are_refused(tmp_path, names):
+    path = changed(tmp_path, lambda content: content.update(odsg_category_names=names))
+    with pytest.raises(BrokenInputError, match=r"list of names|to name its 3 classes, but it has 4"):
         load_detector(path)
 
 

@@ -128,6 +128,36 @@ def test_a_checkpoint_that_grows(place, capsys):
     refused(place, capsys, "a compressed archive", "small.pth", "--config", "retinanet_tiny")
 
 
+@pytest.mark.parametrize("name", ["bomb.ckpt", "bomb.pkl"])
+def test_a_checkpoint_that_never_loads(place, capsys, name):
+    """A key of nested tuples, whose hash takes 2^45 steps: see test_torch_pickle.py for its kin."""
+    content = b"\x80\x02}K\x01\x85q\x010" + b"h\x01h\x01\x86q\x010" * 45 + b"h\x01K\x01s."
+    if name == "bomb.pkl":
+        Path(name).write_bytes(content)
+    else:
+        with zipfile.ZipFile(name, "w") as archive:
+            archive.writestr("a/data.pkl", content)
+            archive.writestr("a/version", "3\n")
+    options = ["--config", "retinanet_tiny"] if name == "bomb.pkl" else []
+    refused(place, capsys, "a key of more than 64 parts", name, *options)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("PIXEL_STD", [1.0] * 5), ("ANCHOR_GENERATOR.OFFSET", 7.0), ("RETINANET.IN_FEATURES", ["p9"])]
+)
+def test_a_configuration_in_a_checkpoint_that_does_not_run(place, capsys, key, value):
+    """The first builds and breaks in its forward pass, the others are not even built."""
+    content = torch.load("good.ckpt", weights_only=True)
+    content["hyper_parameters"]["config"][f"MODEL.{key}"] = value
+    torch.save(content, "bad.ckpt")
+    assert audit("bad.ckpt") == 3
+    error = capsys.readouterr().err
+    forward = "Expected the detector of bad.ckpt to run, but its forward pass of image id 1 raised RuntimeError"
+    assert (forward if key == "PIXEL_STD" else "Expected bad.ckpt to describe a detector") in error
+    assert "Traceback" not in error
+    assert not list(place.rglob("*.partial"))
+
+
 # Configurations -------------------------------------------------------------------------------------------------------
 
 LAUGHS = "\n".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9 if i else ['1'] * 9)}]" for i in range(12))

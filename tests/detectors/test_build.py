@@ -416,3 +416,30 @@ def test_a_detector_that_predicts_more_than_boxes_is_refused(key):
     require_boxes_only(load_config("faster_rcnn_tiny"))
     with pytest.raises(UserInputError, match=r"set MODEL\.MASK_ON and MODEL\.KEYPOINT_ON to false"):
         require_boxes_only(load_config("faster_rcnn_tiny", {key: True}))
+
+
+LAZY_YAML = "model: {_target_: detectron2.modeling.RetinaNet, num_classes: 3}\ntrain: {max_iter: 10}\n"
+
+
+@pytest.mark.parametrize("name", ["lazy.py", "no_such.py", "COCO-Detection/retinanet_R_50_FPN_1x.py", "lazy.yaml"])
+def test_a_lazy_config_is_named_with_what_to_give_instead(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lazy.py").write_text("from detectron2.config import LazyCall\n")
+    (tmp_path / "lazy.yaml").write_text(LAZY_YAML)
+    with pytest.raises(UserInputError, match=r"A LazyConfig is code, which is not run here\. Give the YAML .*--module"):
+        load_config(name)
+
+
+@pytest.mark.parametrize(
+    ("key", "registry"),
+    [
+        ("MODEL.BACKBONE.NAME", "BACKBONE"),
+        ("MODEL.META_ARCHITECTURE", "META_ARCH"),
+        ("MODEL.ROI_HEADS.NAME", "ROI_HEADS"),
+        ("MODEL.ANCHOR_GENERATOR.NAME", "ANCHOR_GENERATOR"),
+    ],
+)
+def test_a_part_that_nobody_has_registered_is_named_with_the_way_out(key, registry):
+    cfg = load_config("faster_rcnn_tiny", {key: "build_my_own"})
+    with pytest.raises(UserInputError, match=rf"'build_my_own' to be registered .* {registry}, .*audit_checkpoint\("):
+        build_detector(cfg)

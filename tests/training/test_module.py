@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from odsg_lightning.config_files import config_path
 from odsg_lightning.detectors.build import class_count
 from odsg_lightning.detectors.detectron2 import to_input_format
+from odsg_lightning.errors import UserInputError
 from odsg_lightning.training.detectron2_batch import evaluation_inputs, training_inputs
 from odsg_lightning.training.module import DetectionModule
 
@@ -471,6 +472,55 @@ def test_the_loss_normalizer_is_loaded_without_a_trainer(tmp_path):
     module, path = fitted_checkpoint(tmp_path)
     assert module.detector.loss_normalizer < 95  # it started at 100
     assert DetectionModule.load_from_checkpoint(path).detector.loss_normalizer == module.detector.loss_normalizer
+
+
+class NamedDataModule(TinyDataModule):
+    def __init__(self, names):
+        super().__init__(num_classes=len(names))
+        self.category_names = names
+
+
+def named_checkpoint(tmp_path):
+    trainer = make_trainer()
+    trainer.fit(make_module(num_classes="auto"), datamodule=NamedDataModule(["cat", "dog", "cow"]))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    return tmp_path / "a.ckpt"
+
+
+def test_the_names_of_the_classes_are_the_data_module_s_and_travel(tmp_path):
+    loaded = DetectionModule.load_from_checkpoint(named_checkpoint(tmp_path))
+    assert loaded.category_names == ("cat", "dog", "cow")
+    loaded.export_weights(tmp_path / "a.pth")
+    assert torch.load(tmp_path / "a.pth", weights_only=True)["odsg_category_names"] == ["cat", "dog", "cow"]
+
+
+def test_without_names_a_checkpoint_has_none(tmp_path):
+    _, path = fitted_checkpoint(tmp_path, num_classes=5)
+    assert "odsg_category_names" not in torch.load(path, weights_only=True)
+    assert DetectionModule.load_from_checkpoint(path).category_names is None
+
+
+@pytest.mark.parametrize("entry", ["fit", "validate", "test", "predict"])
+def test_a_checkpoint_is_not_used_with_other_classes(tmp_path, entry):
+    path = named_checkpoint(tmp_path)
+    run = getattr(make_trainer(max_steps=2, limit_val_batches=1), entry)
+    with pytest.raises(UserInputError, match=r"in the same order, \['cat', .*\], but got \['dog', 'cat', 'cow'\]"):
+        run(make_module(), datamodule=NamedDataModule(["dog", "cat", "cow"]), ckpt_path=path)
+    loaded = DetectionModule.load_from_checkpoint(path)
+    with pytest.raises(UserInputError, match="in the same order"):
+        getattr(make_trainer(), entry)(loaded, datamodule=NamedDataModule(["dog", "cat", "cow"]))
+    run(make_module(), datamodule=NamedDataModule(["cat", "dog", "cow"]), ckpt_path=path)
+
+
+def test_a_checkpoint_of_a_compiled_detector_goes_on(tmp_path):
+    module, path = fitted_checkpoint(tmp_path, num_classes=5)
+    content = torch.load(path, weights_only=True)
+    state = content["state_dict"]
+    content["state_dict"] = {f"detector._orig_mod.{name.removeprefix('detector.')}": state[name] for name in state}
+    torch.save(content, path)
+    resumed = make_module(seed=9, num_classes=5)
+    make_trainer(max_steps=2).fit(resumed, datamodule=TinyDataModule(num_classes=5), ckpt_path=path)
+    assert differing(state_of(module), state_of(resumed)) == []
 
 
 # ---- command line, processes ----

@@ -1,19 +1,25 @@
 """Reads checkpoint files of unknown origin: what they hold is data, or they are refused."""
 
 import pickle
-import re
 import tarfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from odsg_lightning.detectors.weights.restricted_pickle import RefusedPickleError, read_restricted_pickle
+from odsg_lightning.detectors.weights.plain_values import RefusedPickleError
+from odsg_lightning.detectors.weights.restricted_pickle import read_restricted_pickle
+from odsg_lightning.detectors.weights.torch_pickle import check_torch_file, numpy_as_plain_values
 from odsg_lightning.errors import BrokenInputError
 from odsg_lightning.files import regular_file
 
-_LIFT = "If you trust whoever made it, lift this with --trust (in Python trust=True): it may then run any code."
+_LIFT = (
+    "If you trust whoever made it, lift this with `odsg audit --trust`, `odsg fit --weights_only false`, or in Python "
+    "trust=True: it may then run any code."
+)
 
 
 def read_checkpoint_file(path: Path, *, trust: bool = False) -> dict[Any, Any]:
@@ -33,10 +39,9 @@ def read_checkpoint_file(path: Path, *, trust: bool = False) -> dict[Any, Any]:
     except BrokenInputError:
         raise
     except Exception as error:  # whatever unpickling raises
-        refused = str(error) if isinstance(error, RefusedPickleError) else _refused_by_torch(error)
-        if refused:
+        if isinstance(error, RefusedPickleError):
             raise BrokenInputError(
-                f"Expected {path} to hold tensors, arrays and plain values only, but it asks for {refused}, which is "
+                f"Expected {path} to hold tensors, arrays and plain values only, but it asks for {error}, which is "
                 f"refused. {_LIFT}"
             ) from error
         raise BrokenInputError(
@@ -58,14 +63,12 @@ def _read_pickle(path: Path, trust: bool) -> Any:
 
 
 def _read_torch(path: Path, trust: bool) -> Any:
-    _refuse_strange_archives(path)
-    return torch.load(path, map_location="cpu", weights_only=not trust)
-
-
-def _refused_by_torch(error: Exception) -> str | None:
-    """Return the name that stands in PyTorch's long message, if it has refused one."""
-    refused = re.search(r"(?:GLOBAL|instantiate unsupported class|Unsupported (?:global|class)):? ([\w.]+)", str(error))
-    return refused[1] if refused and isinstance(error, pickle.UnpicklingError) else None
+    with _archive(path) as archive:
+        if trust:
+            return torch.load(path, map_location="cpu", weights_only=False)
+        check_torch_file(path, archive)
+    with numpy_as_plain_values():
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _first_line(error: Exception) -> str:
@@ -73,16 +76,26 @@ def _first_line(error: Exception) -> str:
     return message.partition("\n")[0][:500]
 
 
-def _refuse_strange_archives(path: Path) -> None:
-    """Refuse what ``torch.save`` does not write: its archives hold plain data, uncompressed."""
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile | None]:
+    """Open a file of PyTorch 1.6 or later; of an earlier one yield None.
+
+    Raises:
+        BrokenInputError: it is what ``torch.save`` does not write: its archives hold plain data, uncompressed.
+    """
     with path.open("rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"
     if not is_zip:
         if tarfile.is_tarfile(path):
             raise BrokenInputError(f"Expected {path} to be written by PyTorch 0.4 or later, but it is a tar archive.")
+        yield None
         return
     with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
+        _refuse_strange_archives(path, archive.infolist())
+        yield archive
+
+
+def _refuse_strange_archives(path: Path, members: list[zipfile.ZipInfo]) -> None:
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise BrokenInputError(f"Expected {path} to be written by torch.save, but it is a compressed archive.")
     total, size = sum(member.file_size for member in members), path.stat().st_size

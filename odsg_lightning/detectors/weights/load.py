@@ -1,17 +1,19 @@
 """Loads weights into a detector and says what was and was not loaded."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning.fabric.utilities import rank_zero_warn  # knows the rank, also where no Trainer runs
-from torch import nn
+from torch import Tensor, nn
 
 from odsg_lightning.detectors.detectron2_names import DetectionCheckpointer, PathManager
+from odsg_lightning.detectors.weights.category_names import category_names_in
 from odsg_lightning.detectors.weights.files import read_checkpoint_file
+from odsg_lightning.detectors.weights.tensor_names import named_as
 from odsg_lightning.errors import BrokenInputError
 from odsg_lightning.files import regular_file
 
@@ -40,6 +42,7 @@ class WeightsReport:
         skipped: tensors in the file with another shape, usually the classifier for another number of classes.
         missing: the detector's tensors that the file lacks, usually the heads when the file is an ImageNet backbone.
         unexpected: tensors of the file that the detector has no place for.
+        category_names: names of the classes that the file's detector was trained on, if it says.
     """
 
     path: str
@@ -47,6 +50,7 @@ class WeightsReport:
     skipped: tuple[SkippedLayer, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+    category_names: tuple[str, ...] | None = None
 
     @property
     def complete(self) -> bool:
@@ -86,7 +90,7 @@ def load_weights(detector: nn.Module, path: str | Path, *, trust: bool = False) 
     checkpointer = _ReportingCheckpointer(detector, trust)
     with _quiet_detectron2():
         try:
-            checkpointer.load(str(file), checkpointables=[])
+            rest = checkpointer.load(str(file), checkpointables=[])
         except BrokenInputError:
             raise
         except Exception as error:  # whatever unpickling raises
@@ -95,11 +99,53 @@ def load_weights(detector: nn.Module, path: str | Path, *, trust: bool = False) 
                 f"Expected {file} to be a Detectron2 checkpoint (.pth, or .pkl of the model zoo), but it cannot be "
                 f"read as one: {type(error).__name__}: {error}.{hint}"
             ) from error
-    report = checkpointer.report(str(path))
+    report = replace(checkpointer.report(str(path)), category_names=category_names_in(rest, file))
     _refuse_incomplete_backbone(detector, report)
     if not report.complete:
         rank_zero_warn(str(report))
     return report
+
+
+def load_state(module: nn.Module, state: Mapping[str, Any], source: object) -> None:
+    """Load tensors by name into a module, all of them or none, whatever either is wrapped in.
+
+    Args:
+        module: what to fill.
+        state: its ``state_dict`` as a checkpoint holds it.
+        source: name of the checkpoint, for the message.
+
+    Raises:
+        BrokenInputError: tensors are missing, left over, of another shape, or no tensors.
+    """
+    own = module.state_dict()
+    others = [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if others:
+        raise BrokenInputError(f"Expected {source} to hold tensors only, but these are none: {_first(others)}.")
+    renamed = named_as(own, state)
+    shared = own.keys() & renamed.keys()
+    skipped = [
+        SkippedLayer(name, tuple(own[name].shape), tuple(renamed[name].shape))
+        for name in own
+        if name in shared and own[name].shape != renamed[name].shape
+    ]
+    missing = [name for name in own if name not in shared]
+    unexpected = [name for name in renamed if name not in shared]
+    if skipped or missing or unexpected:
+        texts: dict[str, Sequence[object]] = {
+            "of another shape": skipped,
+            "not in the file": missing,
+            "in the file only": unexpected,
+        }
+        raise BrokenInputError(
+            f"Expected {source} to fill the detector of its configuration, but there are tensors "
+            f"{'; '.join(f'{what}: {_first(which)}' for what, which in texts.items() if which)}."
+        )
+    try:
+        module.load_state_dict(renamed)
+    except Exception as error:  # of tensors that cannot be copied: sparse, quantized
+        raise BrokenInputError(
+            f"Expected {source} to fill the detector of its configuration, but: {str(error).expandtabs()[:2000]}"
+        ) from error
 
 
 class _ReportingCheckpointer(DetectionCheckpointer):  # type: ignore[misc, unused-ignore] # untyped base class
@@ -116,12 +162,18 @@ class _ReportingCheckpointer(DetectionCheckpointer):  # type: ignore[misc, unuse
             model = {k: v for k, v in data["model_state"].items() if not k.endswith("num_batches_tracked")}
             return {"model": model, "__author__": "pycls", "matching_heuristics": True}
         if not filename.endswith(".pkl"):
-            return data if "model" in data else {"model": data}
+            data = data if "model" in data else {"model": data}
+            return data | {"model": self._renamed(data["model"], filename)}
         if "model" in data and "__author__" in data:  # Detectron2's model zoo
-            return data
+            return data | {"model": self._renamed(data["model"], filename)}
         blobs = data.get("blobs", data)  # Caffe2: detectors have "blobs", ImageNet models do not
         blobs = {name: value for name, value in blobs.items() if not name.endswith("_momentum")}
         return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
+
+    def _renamed(self, state: Any, filename: str) -> dict[str, Any]:
+        if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+            raise BrokenInputError(f"Expected 'model' in {filename} to be tensors by name, but it is something else.")
+        return named_as(self.model.state_dict(), state)
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         self._incompatible = incompatible
