@@ -23,7 +23,7 @@ def category_names_in(content: Mapping[Any, Any], source: object) -> tuple[str, 
     Raises:
         BrokenInputError: what is there are no names.
     """
-    names: Any = content.get(CATEGORY_NAMES)
+    names = content.get(CATEGORY_NAMES)
     if names is not None and not _are_names(names):
         raise BrokenInputError(f"Expected {CATEGORY_NAMES!r} in {source} to be a list of names, but it is none.")
     return None if names is None else tuple(names)
@@ -31,7 +31,7 @@ def category_names_in(content: Mapping[Any, Any], source: object) -> tuple[str, 
 
 def category_names_of(owner: object) -> tuple[str, ...] | None:
     """Return the attribute ``category_names`` of a module or data module; None where there is none of this form."""
-    names = getattr(owner, "category_names", None)
+    names: Any = getattr(owner, "category_names", None)
     return tuple(names) if _are_names(names) else None
 
 
