@@ -48,8 +48,8 @@ def read_yaml(path: str | Path, what: str, loader: type[StrictYamlLoader] = Stri
         loader: :class:`StrictYamlLoader`, or a subclass of it that knows more tags.
 
     Raises:
-        BrokenInputError: see :func:`odsg_lightning.files.regular_file`; or the file is no YAML, holds a key twice in one
-            mapping, or more than :data:`MAX_YAML_VALUES` values with its aliases written out.
+        BrokenInputError: see :func:`odsg_lightning.files.regular_file`; or the file is no YAML, holds a key twice in
+            one mapping, or more than :data:`MAX_YAML_VALUES` values with its aliases written out.
         DiskError: it may not be read, or the disk fails.
     """
     path = regular_file(path, what, MAX_YAML_BYTES)

@@ -11,14 +11,12 @@ import pytest
 
 from odsg_lightning.errors import BrokenInputError, DiskError, MissingFileError, UserInputError
 from odsg_lightning.files import (
-    make_folder,
     read_json,
     regular_file,
     replaced,
     sha256_of,
     sha256_of_json,
     write_text,
-    writing,
 )
 
 # JSON ---------------------------------------------------------------------------------------------------------------
@@ -157,7 +155,7 @@ def failing(code):
     return fail
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.EACCES])
 def test_a_disk_that_cannot_take_a_new_file_is_no_mistake_of_the_users(tmp_path, monkeypatch, code):
     monkeypatch.setattr(tempfile, "mkstemp", failing(code))
     with pytest.raises(DiskError, match=f"Expected to write {tmp_path / 'out'}, but {os.strerror(code)}") as caught:
@@ -166,7 +164,7 @@ def test_a_disk_that_cannot_take_a_new_file_is_no_mistake_of_the_users(tmp_path,
     assert not isinstance(caught.value, ValueError)
 
 
-@pytest.mark.parametrize("code", [errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG])
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG])
 def test_a_name_that_cannot_be_written_to_is_a_mistake_of_the_users(tmp_path, monkeypatch, code):
     monkeypatch.setattr(tempfile, "mkstemp", failing(code))
     with pytest.raises(UserInputError, match=f"Expected to write {tmp_path / 'out'}, but {os.strerror(code)}"):
@@ -220,3 +218,64 @@ def test_hash_of_json_depends_on_the_content_alone():
 def test_sha256_golden_value(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
     assert sha256_of(Path(tmp_path / "abc")) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+# Whose fault it is --------------------------------------------------------------------------------------------------
+
+MACHINE = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.EACCES, errno.EPERM, errno.ENOMEM]
+NAME = [errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST]
+
+
+@pytest.mark.parametrize("code", [*MACHINE, *NAME])
+def test_writing_files_and_folders_and_reading_tell_the_machine_and_the_name_apart(tmp_path, monkeypatch, code):
+    (tmp_path / "in.json").write_text("{}")
+    monkeypatch.setattr(Path, "mkdir", failing(code))
+    monkeypatch.setattr(Path, "stat", failing(code))
+    for action in (lambda: make_folder(tmp_path / "out"), lambda: read_json(tmp_path / "in.json", "a thing")):
+        with pytest.raises(DiskError if code in MACHINE else ValueError, match=os.strerror(code)) as caught:
+            action()
+        assert isinstance(caught.value, DiskError) == (code in MACHINE)
+    with pytest.raises(DiskError if code in MACHINE else UserInputError, match=os.strerror(code)), writing(tmp_path):
+        failing(code)()
+
+
+@pytest.mark.parametrize("read", [read_json, read_yaml])
+def test_a_file_that_may_not_be_read_is_not_called_broken(tmp_path, monkeypatch, read):
+    (tmp_path / "in").write_text("{}")
+    monkeypatch.setattr(Path, "read_bytes", failing(errno.EACCES))
+    monkeypatch.setattr(Path, "read_text", failing(errno.EACCES))
+    with pytest.raises(DiskError, match=f"Expected a thing at {tmp_path / 'in'}, but Permission denied"):
+        read(tmp_path / "in", "a thing")
+
+
+def test_a_file_in_the_way_of_a_folder_is_a_mistake_of_the_users(tmp_path):
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(UserInputError, match=f"Expected to write {tmp_path / 'out'}, but File exists"):
+        make_folder(tmp_path / "out")
+
+
+# What killed processes leave ----------------------------------------------------------------------------------------
+
+
+def test_leftovers_of_a_killed_process_are_removed_and_those_of_a_running_one_are_not(tmp_path):
+    path = tmp_path / "a[1].json"
+    code = f"""
+import os, sys, time
+from pathlib import Path
+from odsg_lightning.files import replaced
+with replaced(Path({str(path)!r})) as temporary:
+    temporary.write_text("half")
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+    running = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert running.stdout.readline() == "ready\n"
+        (tmp_path / ".a[1].json-mine").write_text("of somebody else")
+        write_text(path, "one")
+        assert len(list(tmp_path.glob(".a*"))) == 2
+    finally:
+        running.kill()
+        running.wait()
+    write_text(path, "two")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".a[1].json-mine", "a[1].json"]

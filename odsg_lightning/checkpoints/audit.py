@@ -20,7 +20,7 @@ from odsg_lightning.data.audit_set_files import load_sample, unchanged_dataset
 from odsg_lightning.detectors.build import class_count, portable_config
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.environment import in_ci
-from odsg_lightning.errors import BrokenInputError, UserInputError
+from odsg_lightning.errors import BrokenInputError, OdsgError, UserInputError
 from odsg_lightning.files import make_folder, sha256_of_json
 from odsg_lightning.records.audit_set import AuditSet, read_audit_set
 from odsg_lightning.records.maps_file import Key, MapsFile, ObjectMaps, maps_path
@@ -103,7 +103,13 @@ def audit_checkpoint(
                 done = partial.finished(image.id, listed.annotation_ids[: config.max_objects_per_image])
                 if done is None:
                     sample = load_sample(chosen, coco, image)
-                    done, maps = _audit_image(detector, sample, config, place, with_maps, lambda: bar.update() and None)
+                    try:
+                        done, maps = _audit_image(
+                            detector, sample, config, place, with_maps, lambda: bar.update() and None
+                        )
+                    except Exception:
+                        _refuse_broken_forward(detector, sample, place, checkpoint)
+                        raise
                     partial.add(done, maps)
                 else:
                     bar.update(config.samples_per_image)
@@ -132,6 +138,20 @@ def _audit_image(
         if stored is not None:
             maps[item.key] = stored
     return tuple(rows), maps
+
+
+def _refuse_broken_forward(detector: Detector, sample: AuditSample, device: torch.device, checkpoint: Path) -> None:
+    """Say so if the detector cannot even be run on an image; whatever else broke its audit is a fault of ours."""
+    try:
+        with torch.no_grad():
+            detector.detect([sample.image.to(device)])
+    except (OdsgError, OSError, MemoryError, torch.cuda.OutOfMemoryError):
+        return
+    except Exception as error:
+        raise BrokenInputError(
+            f"Expected {checkpoint} to be a detector that can be run on the audit set, but on image id "
+            f"{sample.image_id} its forward pass raised {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        ) from error
 
 
 def _settings(

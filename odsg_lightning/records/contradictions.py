@@ -63,7 +63,7 @@ def _of_the_samples(fingerprint: Mapping[str, Any], row: "ObjectRow") -> Iterato
     matched, made = row.matched_samples or 0, row.n_samples or 0
     expected = 1 if fingerprint["method"] == "gradient" else fingerprint["n_samples"]
     if matched > made:
-        yield f"was matched in {matched} noise samples, more than the {made} that were made"
+        yield "was matched in more noise samples than were made"
     if made > expected or (made < expected and fingerprint.get("tolerance") is None):
         yield f"has {made} noise samples where the settings make {expected}"
     if not matched and set(row.undefined) != set(PARAMETERS):
@@ -72,27 +72,25 @@ def _of_the_samples(fingerprint: Mapping[str, Any], row: "ObjectRow") -> Iterato
 
 def _of_the_maps(fingerprint: Mapping[str, Any], row: "ObjectRow") -> Iterator[str]:
     iof = row.iof or {}
-    knows_near = "near_threshold" in fingerprint
+    earlier = "near_threshold" not in fingerprint  # of a version that did not know near
     for parameter in PARAMETERS:
         values = {name: value for name, value in iof.items() if name.startswith(f"{parameter}/")}
-        near = values.pop(f"{parameter}/near")
-        undefined = {value is None for value in values.values()}
-        if len(undefined) > 1 or (knows_near and (near is None) not in undefined):
+        if earlier:
+            del values[f"{parameter}/near"]
+        if len({value is None for value in values.values()}) > 1:
             yield f"has one map of {parameter} that is both defined and undefined"
-        thirds = [values.get(f"{parameter}/{region}") or 0.0 for region in REGIONS]
-        if sum(thirds) > (values[f"{parameter}/object"] or 0.0) + _ROUNDING:
-            yield f"has more of the map of {parameter} on its thirds, {sum(thirds):.6g}, than on the whole"
+        thirds = sum(values.get(f"{parameter}/{region}") or 0.0 for region in REGIONS)
+        if thirds > (values[f"{parameter}/object"] or 0.0) + _ROUNDING and not earlier:
+            yield f"has more of the map of {parameter} on its thirds, {thirds:.6g}, than on the whole"
     if set(BOX_PARAMETERS) <= set(row.undefined) and any(value is not None for value in row.box_maps.values()):
         yield "has values of box_maps and no box map that is defined"
 
 
 def _of_the_occlusion(fingerprint: Mapping[str, Any], row: "ObjectRow") -> Iterator[str]:
-    told = fingerprint.get("occlusion")
-    hidden = (
-        [part.split(" + ") for part in told.split(", ")] if isinstance(told, str) else [[] for _ in OCCLUSION_NAMES]
-    )
-    names = {f"{name}/{way}" for name, ways in zip(OCCLUSION_NAMES, hidden, strict=False) for way in ways}
-    if set(row.detected_again) != names or set(row.occlusion) != (set(OCCLUSION_NAMES) if names else set()):
+    told = fingerprint.get("occlusion")  # such as "blur + grey, inpaint"; False, or absent in earlier versions
+    ways = [part.split(" + ") for part in told.split(", ")] if isinstance(told, str) else []
+    hidden = {f"{name}/{way}" for name, of_name in zip(OCCLUSION_NAMES, ways, strict=False) for way in of_name}
+    if set(row.detected_again) != hidden or set(row.occlusion) != (set(OCCLUSION_NAMES) if hidden else set()):
         yield f"has pixels hidden by {', '.join(sorted(row.detected_again)) or 'nothing'}, and occlusion is {told!r}"
         return
     for name, again in row.detected_again.items():
