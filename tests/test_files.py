@@ -11,13 +11,16 @@ import pytest
 
 from odsg_lightning.errors import BrokenInputError, DiskError, MissingFileError, UserInputError
 from odsg_lightning.files import (
+    make_folder,
     read_json,
     regular_file,
     replaced,
     sha256_of,
     sha256_of_json,
     write_text,
+    writing,
 )
+from odsg_lightning.yaml_files import read_yaml
 
 # JSON ---------------------------------------------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ def bomb_of_tuples(path, depth=64):
         lambda: bytearray(10**11),
         lambda: torch.zeros(10**11),
         lambda: [0] * 10**11,
-        lambda: os.kill(os.getpid(), signal.SIGSEGV),
+        lambda: os.kill(os.getpid(), signal.SIGKILL),
     ],
 )
 def test_work_that_takes_too_much_is_refused(file, work):
@@ -98,5 +98,5 @@ def test_an_absurd_configuration_in_a_checkpoint_is_refused(tmp_path, monkeypatc
     config = portable_config(load_config("retinanet_tiny", change))
     content = {"hyper_parameters": {"config": config, "num_classes": None}, "state_dict": {}}
     torch.save(content, tmp_path / "a.ckpt")
-    with pytest.raises(BrokenInputError, match="a.ckpt"):
+    with pytest.raises(BrokenInputError, match=r"a\.ckpt"):
         load_detector(tmp_path / "a.ckpt")

@@ -159,7 +159,7 @@ class MapsFile:
                 shape, fortran, stored = (
                     np.lib.format.read_array_header_1_0(file) if version == (1, 0) else ((), 0, None)
                 )
-                size = math.prod(shape) if all(length >= 0 for length in shape) else math.inf
+                size = math.prod(shape) if all(0 <= length <= _MAX_STRIP_BYTES for length in shape) else math.inf
                 if stored != dtype or fortran or len(shape) != dimensions or size > _MAX_STRIP_BYTES:
                     raise self._broken(key, f"{name} of type {stored} and shape {str(list(shape))[:100]}")
                 content = file.read(math.prod(shape) * dtype.itemsize)

@@ -128,6 +128,36 @@ def test_a_checkpoint_that_grows(place, capsys):
     refused(place, capsys, "a compressed archive", "small.pth", "--config", "retinanet_tiny")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"MODEL.PIXEL_STD": [1.0] * 5},
+        {"MODEL.PIXEL_MEAN": [1.0] * 2},
+        {"MODEL.RETINANET.BBOX_REG_WEIGHTS": [1.0]},
+        {"MODEL.ANCHOR_GENERATOR.OFFSET": "x"},
+    ],
+)
+def test_a_detector_that_breaks_in_its_forward_pass(place, capsys, change):
+    content = torch.load("good.ckpt", weights_only=True)
+    content["hyper_parameters"]["config"] |= change
+    torch.save(content, "odd.ckpt")
+    code = audit("odd.ckpt")
+    said = capsys.readouterr().err
+    assert code == 3, said
+    assert "Expected odd.ckpt to " in said
+    assert "Traceback" not in said
+    assert not (place / "out" / "r.json").exists()
+
+
+def test_a_fault_in_the_audit_of_a_detector_that_runs_is_none_of_the_file(place, capsys, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("odsg_lightning.audit.loop.smoothgrad", broken)
+    assert audit("good.ckpt") == 70
+    assert "RuntimeError: a fault of ours" in capsys.readouterr().err
+
+
 # Configurations -------------------------------------------------------------------------------------------------------
 
 LAUGHS = "\n".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9 if i else ['1'] * 9)}]" for i in range(12))

@@ -118,7 +118,7 @@ def test_the_gate_refuses_such_a_record_on_either_side(tmp_path, capsys):
     assert main(["gate", str(tmp_path / "base.json"), str(tmp_path / "good.json")]) == 0
     assert main(["gate", str(tmp_path / "base.json"), str(tmp_path / "bad.json")]) == 3
     assert "annotation 3 of image 2 has the score 0.1" in capsys.readouterr().err
-    with pytest.raises(BrokenInputError, match="annotation 3 of image 2 has the score 0.1"):
+    with pytest.raises(BrokenInputError, match=r"annotation 3 of image 2 has the score 0\.1"):
         read_record(tmp_path / "bad.json")
 
 
@@ -128,5 +128,5 @@ def test_further_accepted_audits_are_held_against_the_same_settings(tmp_path):
     content = json.loads((tmp_path / "base.json").read_text())
     content["further"][0]["objects"][0]["iou"] = 0.1
     (tmp_path / "base.json").write_text(json.dumps(content))
-    with pytest.raises(BrokenInputError, match="annotation 1 of image 1 has the IoU 0.1"):
+    with pytest.raises(BrokenInputError, match=r"annotation 1 of image 1 has the IoU 0\.1"):
         read_record(tmp_path / "base.json")

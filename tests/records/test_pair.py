@@ -25,7 +25,8 @@ kill_at, how, seen = int(sys.argv[3]), int(sys.argv[4]), 0
 
 def count(event, arguments):
     global seen
-    if event in ("os.rename", "os.remove", "tempfile.mkstemp") or (event == "open" and str(arguments[0]).startswith(sys.argv[2])):
+    opened = event == "open" and str(arguments[0]).startswith(sys.argv[2])
+    if opened or event in ("os.rename", "os.remove", "tempfile.mkstemp"):
         seen += 1
         if seen == kill_at:
             os.kill(os.getpid(), how)
