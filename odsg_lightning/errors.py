@@ -30,4 +30,7 @@ class MissingFileError(BrokenInputError, FileNotFoundError):
 
 
 class DiskError(OdsgError, OSError):
-    """A file that cannot be written although its name is right, because the disk is full, say: exit code 74."""
+    """A file that cannot be read or written although its name is right: exit code 74.
+
+    The disk is full or fails, or nothing may be read or written there.
+    """

@@ -17,6 +17,10 @@ torch.set_num_threads(1)  # two would only fight with the data loader workers an
 COCO_TINY = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco_tiny"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, default=300, metavar="N", help="mutations of each format in tests/fuzz")
+
+
 @pytest.fixture(scope="session")
 def coco_tiny() -> Path:
     """Folder of 160 real COCO images; the test is skipped, and says so, where it is not there."""

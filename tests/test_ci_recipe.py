@@ -73,6 +73,23 @@ def test_what_the_gate_cannot_decide_is_refused():
     assert "--strict" in command.split()
 
 
+def test_the_record_that_is_judged_is_that_of_the_checkpoint():
+    script = (ROOT / "examples/ci/audit_and_gate.sh").read_text()
+    assert re.search(r'^odsg gate .* --checkpoint "\$CHECKPOINT" ', script, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("service", "pipeline"), [("github", ["/.github/"]), ("gitlab", ["/.gitlab-ci.yml", "/odsg-gate.yml"])]
+)
+def test_what_could_take_the_gate_away_or_decide_what_passes_has_an_owner(service, pipeline):
+    text = (ROOT / f"examples/ci/{service}/CODEOWNERS").read_text()
+    rules = dict(line.split() for line in text.splitlines() if line and not line.startswith("#"))
+    decides = {f"/{Path(path).parts[0]}/" for path in (JOB["variables"]["AUDIT_SET"], JOB["variables"]["BASELINE"])}
+    assert set(rules) >= {*pipeline, *decides}
+    assert all(owner.startswith("@") for owner in rules.values())
+    assert "CODEOWNERS" in (ROOT / f"examples/ci/{service}/odsg-gate.yml").read_text()
+
+
 # What the line does -------------------------------------------------------------------------------------------------
 
 

@@ -5,27 +5,29 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from odsg_lightning.cli.lightning import _require_checkpoint
 from odsg_lightning.data.coco_checks import load_coco_json
 from odsg_lightning.detectors.weights.files import read_checkpoint_file
 from odsg_lightning.errors import BrokenInputError, DiskError, MissingFileError, UserInputError
 from odsg_lightning.files import (
-    MAX_YAML_VALUES,
     is_lfs_pointer,
+    make_folder,
     read_json,
-    read_yaml,
     regular_file,
     replaced,
     sha256_of,
     sha256_of_json,
     write_text,
+    writing,
 )
 from odsg_lightning.records.audit_set import read_audit_set
 from odsg_lightning.records.record import read_record
+from odsg_lightning.training.ckpt_path import require_checkpoint
+from odsg_lightning.yaml_files import read_yaml
 
 # JSON ---------------------------------------------------------------------------------------------------------------
 
@@ -91,137 +93,6 @@ def test_a_key_that_comes_twice_is_found_at_once_among_many(tmp_path):
     code = f"from odsg_lightning.files import read_json; read_json({str(tmp_path / 'a.json')!r}, 'a thing')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=600)
     assert "the key 'k199999' comes twice" in done.stderr
-
-
-# YAML ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def yaml_file(tmp_path):
-    def write(text):
-        path = tmp_path / "file.yaml"
-        path.write_text(text)
-        return path
-
-    return write
-
-
-@pytest.mark.parametrize(
-    ("text", "content"),
-    [
-        ("", None),
-        ("# nothing but a comment\n", None),
-        ("a: [1, 2.5, null, true, 'ä']", {"a": [1, 2.5, None, True, "ä"]}),
-        ("base: &base {x: 1, y: 2}\nb: {<<: *base, x: 3}", {"base": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}}),
-        # A mapping that overrides what it merges is merged itself, by one that is read before it.
-        (
-            "base: &base {x: 1}\nouter: {inner: &a {<<: *base, x: 2}}\nb: {<<: *a}",
-            {"base": {"x": 1}, "outer": {"inner": {"x": 2}}, "b": {"x": 2}},
-        ),
-        ("a: &a [1]\nb: [*a, *a]", {"a": [1], "b": [[1], [1]]}),
-        ("1: number\n'1': text", {1: "number", "1": "text"}),
-    ],
-)
-def test_plain_yaml_is_read(yaml_file, text, content):
-    assert read_yaml(yaml_file(text), "a thing") == content
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a: 1\nb: 2\na: 3", "the key 'a' comes twice in line 3"),
-        ("a: {b: {c: 1, 'c': 2}}", "the key 'c' comes twice in line 1"),
-        ("a: &a {x: 1}\nb: &b {x: 2}\nc: {<<: *a, <<: *b}", "the key '<<' comes twice"),
-        ("a: &a [*a]", "its aliases stand for more than 100000 values"),
-        ("a: [", "while parsing"),
-        ("a: 1\n---\nb: 2", "expected a single document"),
-        ("a: *nobody", "found undefined alias 'nobody'"),
-        ("\x00", "special characters are not allowed"),
-        ("a: 2001-99-99", "month must be in 1..12"),
-        (f"a: {'9' * 5000}", "digits"),
-        ("[" * 2000, "recursion"),
-        ("? [1, 2]\n: 3", "found unhashable key"),
-        ("a: {<<: 3}", "expected a mapping or list of mappings for merging"),
-        ("a: " + "x" * 2**20, "of at most 1 MiB"),
-    ],
-)
-def test_yaml_that_is_none_or_says_one_thing_twice_is_refused(yaml_file, text, message):
-    path = yaml_file(text)
-    with pytest.raises(BrokenInputError, match=message) as caught:
-        read_yaml(path, "a thing")
-    assert str(caught.value).startswith(f"Expected a thing at {path}")
-    assert "run code" not in str(caught.value)
-    assert len(str(caught.value)) < 500
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["!!bool x", "!!int ''", "!!float ''", "!!timestamp x", "!!map [1]", "!!seq {a: 1}", "a: 1" + ":59" * 200 + ".5"],
-)
-def test_a_value_that_does_not_fit_its_tag_is_refused(yaml_file, text):
-    with pytest.raises(BrokenInputError, match=r"Expected a thing at .*file\.yaml, but"):
-        read_yaml(yaml_file(text), "a thing")
-
-
-def test_other_bytes_than_utf_8_are_refused(tmp_path):
-    (tmp_path / "file.yaml").write_bytes(b"a: \xff")
-    with pytest.raises(BrokenInputError, match="codec can't decode"):
-        read_yaml(tmp_path / "file.yaml", "a thing")
-
-
-@pytest.mark.parametrize(
-    "tag",
-    [
-        "!!python/object/apply:pathlib.Path.touch [{}]",
-        "!!python/object/new:os.system ['touch {}']",
-        "!!python/name:os.system ''",
-        "!!python/module:os ''",
-        "!made_up 1",
-    ],
-)
-def test_a_tag_that_would_run_code_is_refused_and_runs_none(yaml_file, tmp_path, tag):
-    path = yaml_file(f"a: {tag.format(tmp_path / 'ran')}")
-    with pytest.raises(BrokenInputError, match="a YAML tag that would run code, which is refused"):
-        read_yaml(path, "a thing")
-    assert not (tmp_path / "ran").exists()
-
-
-def bomb(first, line, depth):
-    """Each line stands for nine times the one before it."""
-    return "\n".join([f"a0: &a0 {first}", *(f"a{i}: &a{i} {line([f'*a{i - 1}'] * 9)}" for i in range(1, depth))])
-
-
-BOMBS = {
-    "lists": lambda depth: bomb("[x]", lambda names: f"[{', '.join(names)}]", depth),
-    "merges": lambda depth: bomb("{x: 1}", lambda names: f"{{<<: [{', '.join(names)}]}}", depth),
-}
-
-
-@pytest.mark.parametrize("kind", BOMBS)
-def test_a_bomb_of_aliases_is_refused_before_it_goes_off(yaml_file, kind):
-    """Less than 500 bytes that stand for 40 million values; and 3 KiB that stand for 9**40."""
-    for depth in (9, 41):
-        path = yaml_file(BOMBS[kind](depth))
-        code = f"from odsg_lightning.files import read_yaml; read_yaml({str(path)!r}, 'a thing')"
-        limited = f"import resource; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31)); {code}"
-        done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=False, timeout=600)
-        assert f"aliases stand for more than {MAX_YAML_VALUES} values" in done.stderr
-
-
-@pytest.mark.parametrize("kind", BOMBS)
-def test_a_few_aliases_are_read(yaml_file, kind):
-    assert len(read_yaml(yaml_file(BOMBS[kind](4)), "a thing")) == 4
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "message"),
-    [("none.yaml", MissingFileError, "No such file or directory"), (".", BrokenInputError, "it is a folder")],
-)
-def test_a_missing_yaml_file_and_a_folder_are_told_apart(tmp_path, name, kind, message):
-    with pytest.raises(BrokenInputError, match=f"Expected a thing at .*, but {message}") as caught:
-        read_yaml(tmp_path / name, "a thing")
-    assert type(caught.value) is kind
-    assert isinstance(caught.value, FileNotFoundError) == (kind is MissingFileError)
 
 
 # What is read in any case -------------------------------------------------------------------------------------------
@@ -294,7 +165,7 @@ def failing(code):
     return fail
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.EACCES])
 def test_a_disk_that_cannot_take_a_new_file_is_no_mistake_of_the_users(tmp_path, monkeypatch, code):
     monkeypatch.setattr(tempfile, "mkstemp", failing(code))
     with pytest.raises(DiskError, match=f"Expected to write {tmp_path / 'out'}, but {os.strerror(code)}") as caught:
@@ -303,7 +174,7 @@ def test_a_disk_that_cannot_take_a_new_file_is_no_mistake_of_the_users(tmp_path,
     assert not isinstance(caught.value, ValueError)
 
 
-@pytest.mark.parametrize("code", [errno.ENOENT, errno.EACCES, errno.ENOTDIR, errno.ENAMETOOLONG])
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG])
 def test_a_name_that_cannot_be_written_to_is_a_mistake_of_the_users(tmp_path, monkeypatch, code):
     monkeypatch.setattr(tempfile, "mkstemp", failing(code))
     with pytest.raises(UserInputError, match=f"Expected to write {tmp_path / 'out'}, but {os.strerror(code)}"):
@@ -387,7 +258,7 @@ def test_git_lfs_pointers_are_recognised_wherever_the_package_reads_a_file(tmp_p
         "record.json": read_record,
         "set.json": read_audit_set,
         "coco.json": load_coco_json,
-        "last.ckpt": _require_checkpoint,
+        "last.ckpt": partial(require_checkpoint, resume=True, trust=False),
     }
     for name, read in readers.items():
         (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n")
@@ -400,3 +271,64 @@ def test_what_is_no_git_lfs_pointer(tmp_path, text):
     (tmp_path / "a").write_text(text)
     assert not is_lfs_pointer(tmp_path / "a")
     assert not is_lfs_pointer(tmp_path / "none")
+
+
+# Whose fault it is --------------------------------------------------------------------------------------------------
+
+MACHINE = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.EACCES, errno.EPERM, errno.ENOMEM]
+NAME = [errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST]
+
+
+@pytest.mark.parametrize("code", [*MACHINE, *NAME])
+def test_writing_files_and_folders_and_reading_tell_the_machine_and_the_name_apart(tmp_path, monkeypatch, code):
+    (tmp_path / "in.json").write_text("{}")
+    monkeypatch.setattr(Path, "mkdir", failing(code))
+    monkeypatch.setattr(Path, "stat", failing(code))
+    for action in (lambda: make_folder(tmp_path / "out"), lambda: read_json(tmp_path / "in.json", "a thing")):
+        with pytest.raises(DiskError if code in MACHINE else ValueError, match=os.strerror(code)) as caught:
+            action()
+        assert isinstance(caught.value, DiskError) == (code in MACHINE)
+    with pytest.raises(DiskError if code in MACHINE else UserInputError, match=os.strerror(code)), writing(tmp_path):
+        failing(code)()
+
+
+@pytest.mark.parametrize("read", [read_json, read_yaml])
+def test_a_file_that_may_not_be_read_is_not_called_broken(tmp_path, monkeypatch, read):
+    (tmp_path / "in").write_text("{}")
+    monkeypatch.setattr(Path, "read_bytes", failing(errno.EACCES))
+    monkeypatch.setattr(Path, "read_text", failing(errno.EACCES))
+    with pytest.raises(DiskError, match=f"Expected a thing at {tmp_path / 'in'}, but Permission denied"):
+        read(tmp_path / "in", "a thing")
+
+
+def test_a_file_in_the_way_of_a_folder_is_a_mistake_of_the_users(tmp_path):
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(UserInputError, match=f"Expected to write {tmp_path / 'out'}, but File exists"):
+        make_folder(tmp_path / "out")
+
+
+# What killed processes leave ----------------------------------------------------------------------------------------
+
+
+def test_leftovers_of_a_killed_process_are_removed_and_those_of_a_running_one_are_not(tmp_path):
+    path = tmp_path / "a[1].json"
+    code = f"""
+import os, sys, time
+from pathlib import Path
+from odsg_lightning.files import replaced
+with replaced(Path({str(path)!r})) as temporary:
+    temporary.write_text("half")
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+    running = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert running.stdout.readline() == "ready\n"
+        (tmp_path / ".a[1].json-mine").write_text("of somebody else")
+        write_text(path, "one")
+        assert len(list(tmp_path.glob(".a*"))) == 2
+    finally:
+        running.kill()
+        running.wait()
+    write_text(path, "two")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".a[1].json-mine", "a[1].json"]

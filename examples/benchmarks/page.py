@@ -21,7 +21,7 @@ from measuring import machine
 from PIL import Image
 
 from odsg_lightning.audit.config import AuditConfig
-from odsg_lightning.names import IOF_NAMES, MAP_NAMES, OCCLUSION_NAMES
+from odsg_lightning.names import IOF_NAMES, MAP_NAMES
 from odsg_lightning.records.maps_file import ObjectMaps
 from odsg_lightning.records.record import AuditRecord, ObjectRow, write_record, write_record_with_maps
 from odsg_lightning.report.audits import read_audits
@@ -108,6 +108,7 @@ def _write_records(folder: Path, count: int) -> list[Path]:
 
 
 def _row(index: int, share: float) -> ObjectRow:
+    again = {"score": round(0.95 * share, 6), "iou": 0.9, "shift": [0.01, 0.0, 0.0, 0.01]}
     return ObjectRow(
         image_id=index // 5 + 1,
         annotation_id=index + 1,
@@ -118,9 +119,10 @@ def _row(index: int, share: float) -> ObjectRow:
         box=(40.0, 40.0, 100.0, 100.0),
         matched_samples=20,
         n_samples=20,
-        iof=dict.fromkeys(IOF_NAMES, round(share, 6)),
+        iof={n: round(share if n.endswith(("object", "near")) else share / 4, 6) for n in IOF_NAMES},
         box_maps=dict.fromkeys(MAP_NAMES, 0.5),
-        occlusion=dict.fromkeys(OCCLUSION_NAMES, round(share, 6)),
+        occlusion={"sufficiency": round(share, 6), "necessity": round(1 - share, 6)},
+        detected_again=dict.fromkeys(["sufficiency/blur", "sufficiency/grey", "necessity/inpaint"], again),
     )
 
 

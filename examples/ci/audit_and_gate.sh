@@ -11,7 +11,7 @@
 #   RESULTS     folder for the record, the report, gate.json, junit.xml and strips/; default odsg-results
 #
 # Exit code: 0 pass, 1 regression or, because of --strict, inconclusive, 2 wrong arguments, 3 not comparable or broken
-# input, 70 a fault of odsg, 74 an error of the disk.
+# input, 70 a fault of odsg, 74 an error of the machine (a full disk, no permission).
 set -euo pipefail
 
 if [[ -z ${CHECKPOINT:-} ]]; then
@@ -30,7 +30,9 @@ odsg audit "$CHECKPOINT" --audit-set "$audit_set" -o "$candidate" "$@"
 settings=()
 if [[ -n ${MARGINS:-} || -e $margins ]]; then settings=(--config "$margins"); fi
 verdict=0
-odsg gate "$baseline" "$candidate" --strict "${settings[@]}" \
+# --strict: what is inconclusive is refused, too, because a regression that some images show widens the interval.
+# --checkpoint: the record that is judged is that of the checkpoint that would be merged.
+odsg gate "$baseline" "$candidate" --strict --checkpoint "$CHECKPOINT" "${settings[@]}" \
   --json "$results/gate.json" --junit "$results/junit.xml" --strips "$results/strips" || verdict=$?
 
 # A refused candidate is the one whose report is read. What the gate said stays the exit code.

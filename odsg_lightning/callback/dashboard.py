@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from odsg_lightning.callback.distributed import AuditResult
+from odsg_lightning.files import make_folder
 from odsg_lightning.metrics.drift import MEASURES
 from odsg_lightning.names import BOX_PARAMETERS, OCCLUSION_NAMES, PARAMETERS, REGIONS
 from odsg_lightning.records.maps_file import Key
@@ -193,7 +194,7 @@ def export_pictures(run: Path, folder: Path) -> list[Path]:
     events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
     written = []
     for tag in events.Tags()["images"]:
-        (folder / tag).mkdir(parents=True, exist_ok=True)
+        make_folder(folder / tag)
         for event in events.Images(tag):
             path = folder / tag / f"step_{event.step:06d}.png"
             path.write_bytes(event.encoded_image_string)

@@ -13,6 +13,7 @@ from odsg_lightning.callback.dashboard import logged_step
 from odsg_lightning.callback.distributed import AuditResult
 from odsg_lightning.callback.failure import run_on_all_ranks
 from odsg_lightning.errors import UserInputError
+from odsg_lightning.files import make_folder
 from odsg_lightning.records.provenance import provenance
 from odsg_lightning.records.record import AuditRecord, write_record_with_maps
 
@@ -72,7 +73,7 @@ class RecordWriter:
 
         def first_process() -> list[None]:
             if trainer.is_global_zero:
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
                 write_record_with_maps(record, folder / f"{name}.json", sorted(result.maps.items()))
             return []
 

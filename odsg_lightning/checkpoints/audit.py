@@ -30,7 +30,7 @@ from odsg_lightning.detectors.build import class_count, portable_config
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.environment import in_ci
 from odsg_lightning.errors import BrokenInputError, UserInputError
-from odsg_lightning.files import sha256_of_json
+from odsg_lightning.files import make_folder, sha256_of_json
 from odsg_lightning.records.audit_set import AuditSet, read_audit_set
 from odsg_lightning.records.maps_file import Key, MapsFile, ObjectMaps, maps_path
 from odsg_lightning.records.partial import PartialAudit
@@ -102,7 +102,7 @@ def audit_checkpoint(
         EngineNotice(config).log_once(detector)
         head = AuditRecord(fingerprint(chosen.sha256, config, chosen.masks), provenance(checkpoint), ())
         settings = _settings(detector, loaded.description, config, place)
-        output.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(output.parent)
         partial = PartialAudit(output, head, settings, with_maps=with_maps)
         partial.open(throw_away="in CI it may have come with a pull request" if in_ci() else "as asked for" * restart)
         rows: list[ObjectRow] = []
@@ -132,8 +132,6 @@ def audit_checkpoint(
     record = AuditRecord(head.fingerprint, head.provenance, objects, dict(sorted((metrics or {}).items())))
     stored = partial.maps(image.id for image in coco.images) if with_maps else None
     written = write_record_with_maps(record, output, stored)
-    if not with_maps:
-        maps_path(output).unlink(missing_ok=True)  # of the record that was replaced
     partial.remove()
     why_few = why_few_are_paired(sum(not row.missed for row in objects), len(objects), counts, config)
     if why_few is not None:

@@ -18,6 +18,7 @@ from odsg_lightning.detectors.weights.load import load_state, load_weights
 from odsg_lightning.detectors.weights.plain_values import values_written_out
 from odsg_lightning.errors import BrokenInputError, UserInputError
 from odsg_lightning.files import regular_file
+from odsg_lightning.rehearsal import rehearse
 
 _DETECTRON2 = (".pth", ".pkl", ".pyth")
 _MAX_PARAMETERS = 2**31
@@ -69,9 +70,16 @@ def load_detector(
     Raises:
         BrokenInputError: a file is missing or cannot be used, describes no detector that can be audited, holds weights
             that are not finite, or leaves a tensor of the detector as initialised: an audit of random weights would
-            mean nothing.
+            mean nothing; or loading it takes more time or memory than its size explains
+            (:mod:`odsg_lightning.rehearsal`), unless it is trusted.
         UserInputError: arguments that do not fit the kind of the file.
     """
+    if not trust and checkpoint.is_file():
+        rehearse(lambda: _loaded(checkpoint, config, num_classes, trust), checkpoint)
+    return _loaded(checkpoint, config, num_classes, trust)
+
+
+def _loaded(checkpoint: Path, config: str | Path | None, num_classes: int | None, trust: bool) -> LoadedDetector:
     if checkpoint.suffix == ".ckpt":
         if config is not None or num_classes is not None:
             raise UserInputError(

@@ -14,7 +14,7 @@ from odsg_lightning.data.images import load_image
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.explanations.explain import explain
 from odsg_lightning.explanations.explanation import Explanation
-from odsg_lightning.files import replaced
+from odsg_lightning.files import make_folder, replaced
 
 
 def explain_pictures(
@@ -60,7 +60,7 @@ def explain_pictures(
     sizes = detector.cfg.INPUT
     least, most = min_size or int(sizes.MIN_SIZE_TEST), max_size or int(sizes.MAX_SIZE_TEST)
     if not one_file:
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
     explained = {}
     for picture in pictures:
         pixels = load_image(picture)

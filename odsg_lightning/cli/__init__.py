@@ -20,7 +20,7 @@ _PARTS = (lightning, convert, audit, explain, gate, report, demo)
 _USAGE = 2
 _BROKEN_INPUT = 3
 _UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h
-_DISK = 74  # EX_IOERR
+_MACHINE = 74  # EX_IOERR
 _INTERRUPTED = 130  # what a shell reports for a program ended by Ctrl-C
 
 
@@ -32,13 +32,17 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0; 2 for a mistake of the user's (wrong arguments, values out of range, a package that is not
-        installed); 3 for an input file that is missing or cannot be used; 74 for an error of the disk; 70 for a fault
-        of the program, whose traceback is shown; 130 after Ctrl-C; or what the subcommand returns. The class of the
-        exception decides (:mod:`odsg_lightning.errors`). All are raised if the environment variable ``ODSG_DEBUG`` is
-        1.
+        installed); 3 for an input file that is missing or cannot be used; 74 for an error of the machine (a full disk,
+        no permission, no memory); 70 for a fault of the program, whose traceback is shown; 130 after Ctrl-C; or what
+        the subcommand returns. The class of the exception decides (:mod:`odsg_lightning.errors`). All are raised if the
+        environment variable ``ODSG_DEBUG`` is 1.
     """
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a console may lack a category's letters
+    return _flushed(_exit_code_of(args))
+
+
+def _exit_code_of(args: Sequence[str] | None) -> int:
     try:
         return _run(list(sys.argv[1:] if args is None else args))
     except KeyboardInterrupt:
@@ -50,6 +54,16 @@ def main(args: Sequence[str] | None = None) -> int:
         if os.environ.get("ODSG_DEBUG") == "1":
             raise
         return _report(error)
+
+
+def _flushed(code: int) -> int:
+    """Write what was printed: to a full disk, say, which would otherwise show at Python's own end, as exit code 120."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in the buffer
+        return _report(error)
+    return code
 
 
 def _run(arguments: list[str]) -> int:
@@ -77,7 +91,8 @@ def _report(error: Exception) -> int:
     """Say on standard error what went wrong, and return the exit code."""
     code = _code_of(error)
     if code != _UNEXPECTED:
-        print(f"odsg: error: {printable(str(error))}\n(ODSG_DEBUG=1 shows where it was raised.)", file=sys.stderr)
+        message = str(error) or type(error).__name__  # a MemoryError says nothing
+        print(f"odsg: error: {printable(message)}\n(ODSG_DEBUG=1 shows where it was raised.)", file=sys.stderr)
         return code
     trace = "".join(traceback.format_exception(error))
     print(
@@ -91,12 +106,17 @@ def _report(error: Exception) -> int:
 def _code_of(error: Exception) -> int:
     if isinstance(error, BrokenInputError):
         return _BROKEN_INPUT
-    # Only who has loaded Lightning can have raised its exception, and importing it here would load torch.
-    lightning_errors = sys.modules.get("lightning.fabric.utilities.exceptions")
-    misconfiguration = (lightning_errors.MisconfigurationException,) if lightning_errors else ()
+    misconfiguration = _loaded("lightning.fabric.utilities.exceptions", "MisconfigurationException")
     if isinstance(error, (UserInputError, MissingDependencyError, argparse.ArgumentError, *misconfiguration)):
         return _USAGE
-    return _DISK if isinstance(error, OSError) else _UNEXPECTED
+    no_memory = _loaded("torch.cuda", "OutOfMemoryError")
+    return _MACHINE if isinstance(error, (OSError, MemoryError, *no_memory)) else _UNEXPECTED
+
+
+def _loaded(module: str, name: str) -> tuple[type[Exception], ...]:
+    """Return an exception of another package, if that is loaded: only then can it have been raised."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return (kind,) if kind else ()
 
 
 def _exit_code(stop: SystemExit) -> int:

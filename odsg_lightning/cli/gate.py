@@ -11,7 +11,7 @@ from odsg_lightning.errors import UserInputError
 
 _EXIT_CODES = (
     "exit code: 0 pass, 1 regression, 2 wrong usage, 3 not comparable or broken input, 70 anything unexpected, "
-    "74 error of the disk"
+    "74 error of the machine (full disk, no permission)"
 )
 
 
@@ -32,6 +32,9 @@ def add(subcommands: Any) -> None:
         help="only warn, of what lies below the floors; for a team that has accepted nothing yet",
     )
     gate.add_argument("--config", type=Path, metavar="gate.yaml", help="margins, floors and levels of the checks")
+    gate.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="the candidate's checkpoint: refuse the record of another one"
+    )
     gate.add_argument("--strict", action="store_true", help="inconclusive fails, too")
     gate.add_argument("--ignore-seed", action="store_true", help="compare audits under different seeds")
     gate.add_argument("--json", type=Path, metavar="FILE", help="write the result for programs")
@@ -92,12 +95,19 @@ def _gate(options: argparse.Namespace) -> int:
     if options.no_baseline:
         baseline, candidate = None, _only_record(options)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    _refuse_overwriting([baseline, candidate, options.config], [options.json, options.junit])
+    _refuse_overwriting([baseline, candidate, options.config, options.checkpoint], [options.json, options.junit])
     config = read_gate_config(options.config) if options.config else GateConfig()
     if baseline is None:
-        result = floors_of_file(candidate, config)
+        result = floors_of_file(candidate, config, checkpoint=options.checkpoint)
     else:
-        result = compare_files(baseline, candidate, config, ignore_seed=options.ignore_seed)
+        if in_ci() and not config.decides:
+            raise UserInputError(
+                f"Expected at least one check in {options.config} that can fail, of level error and with a floor or a "
+                "margin below 1: in CI (the variable CI is set) a gate that passes everything is a mistake."
+            )
+        result = compare_files(
+            baseline, candidate, config, ignore_seed=options.ignore_seed, checkpoint=options.checkpoint
+        )
     if options.strips and result.checks:
         try:
             result = with_strips(result, baseline, candidate, options.strips)

@@ -13,7 +13,8 @@ from odsg_lightning.data.coco_problems import BadRecordError
 from odsg_lightning.data.image_names import ImageFolder
 from odsg_lightning.data.images import upright_size
 from odsg_lightning.errors import BrokenInputError, MissingDependencyError, MissingFileError
-from odsg_lightning.files import read_yaml, regular_file
+from odsg_lightning.files import regular_file
+from odsg_lightning.yaml_files import read_yaml
 
 _MAX_BYTES = 64 * 2**20
 _IMAGES = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm"}

@@ -17,6 +17,7 @@ from PIL import Image
 from odsg_lightning.demo.drawing import CATEGORIES, Shape, draw_image
 from odsg_lightning.demo.frames import Frames, draw_frames
 from odsg_lightning.errors import UserInputError
+from odsg_lightning.files import make_folder
 
 _RECIPE = 1  # kept in the files: raise it when the same seed gives other images, so that old folders are not reused
 _SPLITS = ("train", "val")
@@ -80,7 +81,7 @@ def make_shapes(
         arguments["frames"] = frames
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         return _existing(folder, arguments)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         unfinished = Path(temporary) / "shapes"  # a level below: the temporary folder itself is private to this user
         for split, count in enumerate((n_train, n_val)):

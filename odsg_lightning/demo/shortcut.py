@@ -15,6 +15,7 @@ from rich.table import Table
 
 from odsg_lightning.demo.recipe import no_foreign_warnings
 from odsg_lightning.demo.shortcut_models import STEPS, ap50, make_shortcut_data, train
+from odsg_lightning.files import make_folder
 from odsg_lightning.names import OCCLUSION_NAMES
 from odsg_lightning.records.baseline import accept_baseline
 from odsg_lightning.records.means import audit_means
@@ -80,7 +81,7 @@ def _audit_and_gate(
     annotations, images = output / "data/at_boxes/annotations/val.json", output / "data/at_boxes/val"
     audit_set, baseline = output / "audit_set.json", output / "baseline.json"
     clean, shortcut = _audit_path(output, "clean"), _audit_path(output, "shortcut")
-    clean.parent.mkdir(exist_ok=True)
+    make_folder(clean.parent)
     for earlier in (audit_set, baseline):
         earlier.unlink(missing_ok=True)
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped] # its stubs are not installed
 
 from odsg_lightning.errors import BrokenInputError
-from odsg_lightning.files import StrictYamlLoader, read_yaml
+from odsg_lightning.yaml_files import StrictYamlLoader, read_yaml
 
 _BASE_KEY = "_BASE_"
 _MAX_FILES = 32
@@ -35,7 +35,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read a YAML file and the files that its ``_BASE_`` names; later files win.
 
     Detectron2's own reader falls back to ``yaml.unsafe_load``, which runs code that a file may hold; this one refuses
-    such tags (:func:`odsg_lightning.files.read_yaml`).
+    such tags (:func:`odsg_lightning.yaml_files.read_yaml`).
 
     Args:
         path: the file. A relative ``_BASE_`` (one name or a list) is looked up beside the file that names it.

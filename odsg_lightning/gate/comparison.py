@@ -125,7 +125,7 @@ def _warnings(
 ) -> Iterator[str]:
     yield from few_images_warning(n_images)
     if not config.decides:
-        yield "No check has level error: nothing can fail this gate."
+        yield "No check of level error has a floor or a margin below 1: nothing can fail this gate."
     categories = max(sum(check.family == family for check in of_categories) for family in BY_CATEGORY)
     if categories > config.tail * (config.resamples + 1):
         yield (

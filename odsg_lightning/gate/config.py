@@ -228,8 +228,10 @@ class GateConfig:
 
     @property
     def decides(self) -> bool:
-        """Whether any check can fail the gate."""
-        return "error" in self._levels
+        """Whether any check can fail the gate: no mean falls by more than 1, none lies below 0."""
+        return any(
+            rule.level == "error" and (rule.margin.amount < 1 or bool(rule.floor)) for rule in self.checks.values()
+        ) or (self.categories.level == "error" and self.categories.margin.amount < 1)
 
     @property
     def floors(self) -> dict[str, float]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from odsg_lightning.errors import BrokenInputError, UserInputError
-from odsg_lightning.files import read_yaml
 from odsg_lightning.gate.config import CHECKS, DEFAULT_FLOORS, CategoryRule, GateConfig, Margin, Rule
+from odsg_lightning.yaml_files import read_yaml
 
 _FORMER = {"coverage": "recall"}
 

@@ -4,13 +4,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from odsg_lightning.errors import BrokenInputError, UserInputError
-from odsg_lightning.files import replaced, sha256_of
 from odsg_lightning.names import OCCLUSION_NAMES
-from odsg_lightning.records.maps_file import maps_beside, maps_path
+from odsg_lightning.records.maps_file import maps_beside
 from odsg_lightning.records.means import audit_means
+from odsg_lightning.records.pair import write_pair
 from odsg_lightning.records.record import AuditRecord, differing_entries, read_record, write_record
 from odsg_lightning.text import plain
 
@@ -86,14 +87,12 @@ def accept_baseline(
         "date": today or datetime.now(UTC).date().isoformat(),
         "record_sha256": accepted.content_sha256,
     }
-    beside = None
-    if maps is not None:
-        path = maps_path(output)
-        with replaced(path) as temporary:
-            shutil.copyfile(maps.path, temporary)
-        beside = {"file": path.name, "sha256": sha256_of(path)}
     history = existing.accepted if existing is not None else ()
-    write_record(replace(accepted, maps=beside, accepted=(*history, entry)), output)
+    write_pair(
+        output,
+        None if maps is None else partial(shutil.copyfile, maps.path),
+        lambda beside: write_record(replace(accepted, maps=beside, accepted=(*history, entry)), output),
+    )
     return Accepted(None if existing is None else _means(existing), _means(record))
 
 

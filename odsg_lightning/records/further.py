@@ -8,11 +8,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from odsg_lightning.records.contradictions import ContradictionError
+
 _NAMES = ("image_id", "annotation_id", "file_name", "category")
-
-
-class ContradictionError(ValueError):
-    """Content of a record of the right shape that cannot be true."""
 
 
 def compact(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ unknown origin are read without pickle, and refused by size before anything is d
 
 import io
 import math
+import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -100,6 +101,9 @@ class MapsFile:
             self._archive = zipfile.ZipFile(path)  # kept open: its directory lists three members an object
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise BrokenInputError(f"Expected the maps of an audit record at {path}, but {error}.") from error
+        methods = {member.compress_type for member in self._archive.infolist()}
+        if methods - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:  # of the others, a part is not read alone
+            raise BrokenInputError(f"Expected {path} to be stored or deflated, but got another compression.")
         names = self._archive.namelist()
         matches = [_MEMBER.fullmatch(name) for name in names]
         strange = [name for name, match in zip(names, matches, strict=True) if match is None]
@@ -155,8 +159,9 @@ class MapsFile:
                 shape, fortran, stored = (
                     np.lib.format.read_array_header_1_0(file) if version == (1, 0) else ((), 0, None)
                 )
-                if stored != dtype or fortran or len(shape) != dimensions or math.prod(shape) > _MAX_STRIP_BYTES:
-                    raise self._broken(key, f"{name} of type {stored} and shape {list(shape)}")
+                size = math.prod(shape) if all(0 <= length <= _MAX_STRIP_BYTES for length in shape) else math.inf
+                if stored != dtype or fortran or len(shape) != dimensions or size > _MAX_STRIP_BYTES:
+                    raise self._broken(key, f"{name} of type {stored} and shape {str(list(shape))[:100]}")
                 content = file.read(math.prod(shape) * dtype.itemsize)
         except (zipfile.BadZipFile, OSError, ValueError, KeyError, NotImplementedError, EOFError) as error:
             if isinstance(error, BrokenInputError):
@@ -179,6 +184,11 @@ def maps_path(record: Path) -> Path:
     return record.with_name(f"{record.stem}.maps.npz")
 
 
+def waiting_path(maps: Path, sha256: str) -> Path:
+    """Return where new maps wait for their record to be replaced: :mod:`odsg_lightning.records.pair`."""
+    return maps.with_name(f".{maps.name[:100]}-{sha256}.npz")
+
+
 def maps_beside(record_path: Path, maps: Mapping[str, str] | None) -> MapsFile | None:
     """Open the maps that belong to a record.
 
@@ -196,7 +206,10 @@ def maps_beside(record_path: Path, maps: Mapping[str, str] | None) -> MapsFile |
         return None
     folder = record_path.resolve().parent
     path = folder / maps["file"]
-    if not path.is_symlink() and not path.exists():
+    waiting = waiting_path(path, maps["sha256"])
+    if os.path.lexists(waiting):  # the process that wrote the record ended before the maps took their place
+        path = waiting
+    if not os.path.lexists(path):
         return None
     try:
         inside = path.resolve(strict=True).is_relative_to(folder)

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from odsg_lightning.errors import BrokenInputError, UserInputError
-from odsg_lightning.files import read_json, write_text
+from odsg_lightning.errors import BrokenInputError
+from odsg_lightning.files import make_folder, read_json, write_text
 from odsg_lightning.records.maps_file import Key, MapsFile, ObjectMaps, maps_beside
 from odsg_lightning.records.record import (
     AuditRecord,
@@ -60,7 +60,8 @@ class PartialAudit:
 
         Raises:
             BrokenInputError: the folder holds files of somebody else.
-            UserInputError: it cannot be written.
+            UserInputError: a file has the folder's name.
+            DiskError: the disk is full, or fails, or nothing may be written there.
         """
         if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
             raise BrokenInputError(f"Expected {self.folder} to be a folder of an unfinished audit. Remove it.")
@@ -69,10 +70,7 @@ class PartialAudit:
             if reason:
                 log.warning("The unfinished audit in %s is thrown away: %s.", self.folder, reason)
                 self.remove()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserInputError(f"Expected to write {self.folder}, but {error.strerror}.") from error
+        make_folder(self.folder)
         write_text(self.folder / _HEAD, json.dumps(self._head, indent=1, sort_keys=True) + "\n")
 
     def finished(self, image_id: int, annotation_ids: Iterable[int]) -> tuple[ObjectRow, ...] | None:

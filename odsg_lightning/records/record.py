@@ -13,10 +13,12 @@ from typing import Any
 import fastjsonschema
 
 from odsg_lightning.errors import BrokenInputError
-from odsg_lightning.files import read_json, replaced, sha256_of, sha256_of_json, write_text
+from odsg_lightning.files import read_json, sha256_of_json, write_text
 from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS
-from odsg_lightning.records.further import ContradictionError, as_lines, compact, expanded, further_as_lines
-from odsg_lightning.records.maps_file import Key, ObjectMaps, maps_path, maps_writer
+from odsg_lightning.records.contradictions import ContradictionError, refuse_contradictions
+from odsg_lightning.records.further import as_lines, compact, expanded, further_as_lines
+from odsg_lightning.records.maps_file import Key, ObjectMaps, maps_writer
+from odsg_lightning.records.pair import write_pair
 from odsg_lightning.records.versions import converted
 
 SCHEMA = "odsg-audit-record/3"
@@ -147,8 +149,9 @@ def read_record(path: str | Path) -> AuditRecord:
     """Read and check a record. One that an earlier version of this package wrote is converted.
 
     Raises:
-        BrokenInputError: the file is no record: unreadable, truncated, too large, not of the schema, an object twice,
-            or values that contradict one another. The message names the file and the place in it.
+        BrokenInputError: the file is no record: truncated, too large, not of the schema, or rows that contradict one
+            another or the fingerprint. The message names the file and the place in it.
+        DiskError: it may not be read, or the disk fails.
     """
     content = converted(read_json(path, "an audit record"))
     try:
@@ -182,31 +185,32 @@ def write_record(record: AuditRecord, path: Path) -> None:
 def write_record_with_maps(
     record: AuditRecord, path: Path, maps: Iterable[tuple[Key, ObjectMaps]] | None = None
 ) -> AuditRecord:
-    """Write a record and its maps, each whole or not at all; the maps first, so that a record never lacks them.
+    """Write a record and its maps; whenever this ends, the old pair or the new one is there.
 
     Args:
         record: without its entry ``maps``.
         path: where it goes.
-        maps: in ascending key; None for a record without maps.
+        maps: in ascending key; None for a record without maps: those of a record that was there are removed.
 
     Returns:
         The record as written.
 
     Raises:
         UserInputError: a file cannot be written.
-        DiskError: the disk is full, or fails.
+        DiskError: the disk is full, or fails, or nothing may be written there.
     """
-    entry = None
-    if maps is not None:
-        beside = maps_path(path)
-        with replaced(beside) as temporary:
-            with maps_writer(temporary) as writer:
-                for key, object_maps in maps:
-                    writer.add(key, object_maps)
-            entry = {"file": beside.name, "sha256": sha256_of(temporary)}
-    written = AuditRecord(record.fingerprint, record.provenance, record.objects, record.metrics, entry)
-    write_record(written, path)
-    return written
+
+    def fill(temporary: Path) -> None:
+        with maps_writer(temporary) as writer:
+            for key, object_maps in maps or ():
+                writer.add(key, object_maps)
+
+    def write(entry: Mapping[str, str] | None) -> AuditRecord:
+        written = AuditRecord(record.fingerprint, record.provenance, record.objects, record.metrics, entry)
+        write_record(written, path)
+        return written
+
+    return write_pair(path, None if maps is None else fill, write)
 
 
 def _from_json(content: dict[str, Any]) -> AuditRecord:
@@ -215,14 +219,8 @@ def _from_json(content: dict[str, Any]) -> AuditRecord:
         values = {name: value for name, value in raw.items() if name != "status"}
         if "box" in values:
             values["box"] = tuple(values["box"])
-            if values["matched_samples"] > values["n_samples"]:
-                raise ContradictionError(f"{_place(raw)} was matched in more noise samples than were made")
         rows.append(ObjectRow(**values))
-    seen: set[tuple[int, int]] = set()
-    for row in rows:
-        if row.key in seen:
-            raise ContradictionError(f"annotation {row.annotation_id} of image {row.image_id} comes twice")
-        seen.add(row.key)
+    refuse_contradictions(content["fingerprint"], rows)
     return AuditRecord(
         fingerprint=content["fingerprint"],
         provenance=content["provenance"],
@@ -287,7 +285,3 @@ def _explain(content: Any, error: fastjsonschema.JsonSchemaValueException) -> st
         return f"its schema is {str(content.get('schema'))[:100]!r}, not {SCHEMA!r}"
     message = str(error.message)
     return message if len(message) < 500 else message[:500] + "..."
-
-
-def _place(raw: Mapping[str, Any]) -> str:
-    return f"annotation {raw['annotation_id']} of image {raw['image_id']}"

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers.records import as_missed, make_record
+from helpers.records import as_missed, hidden_pixels, make_record
 
 from odsg_lightning.cli import main
 from odsg_lightning.demo import shortcut
@@ -100,7 +100,7 @@ def write_audit(folder, kind, values):
     """Write an audit of objects with these values of sufficiency and necessity, and one that is missed."""
     record = make_record(len(values) + 1, 1, missed=0)
     rows = [
-        replace(row, occlusion={"sufficiency": sufficiency, "necessity": necessity})
+        replace(row, **hidden_pixels({"sufficiency": sufficiency, "necessity": necessity}))
         for row, (sufficiency, necessity) in zip(record.objects, values, strict=False)
     ]
     (folder / "audits").mkdir(exist_ok=True)

@@ -109,7 +109,7 @@ def test_off_is_off_though_yaml_reads_it_as_false(read, level):
         ("checks: {recall: {margin: 1}, recall: {margin: 0}}", "the key 'recall' comes twice"),
         ("seed: !!python/object/apply:os.getpid []", "could not determine a constructor"),
         ("[" * 2000, "gate.yaml, but"),
-        ("a" * 1_100_000, "at most 1 MiB"),
+        ("a" * 1_100_000, "at most 0.125 MiB"),
         ("? [1, 2]\n: 3", "gate.yaml"),
     ],
 )

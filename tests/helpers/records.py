@@ -22,7 +22,8 @@ SHARES = {"object": 1.0, "edge": 0.5, "middle": 0.35, "opposite": 0.15}
 NEAR = 0.3
 """How much more of a map lies on the grown object."""
 
-REPLACEMENTS = {"sufficiency": "blur", "necessity": "inpaint"}
+REPLACEMENTS = {"sufficiency": ("blur", "grey"), "necessity": ("inpaint",)}
+SCORE = 0.95
 
 
 def make_record(
@@ -74,7 +75,9 @@ def make_record(
     easy, blank = world.random(count), world.random(count) < undefined
     measured = truth + seed_sd * (noise.standard_normal(n_images)[image] / 3 + noise.standard_normal(count))
     per_map = measured[:, None] + seed_sd * noise.standard_normal((count, len(PARAMETERS))) / 2
-    matched = noise.binomial(20, match_rate, count) if match_rate < 1 else np.full(count, 20)
+    told = {"audit_set": "a" * 64, **AuditConfig(seed=audit_seed, occlusion=occlusion).measured} | (fingerprint or {})
+    samples = told["n_samples"]
+    matched = noise.binomial(samples, match_rate, count) if match_rate < 1 else np.full(count, samples)
     hidden_world, hidden_noise = np.random.default_rng((seed, 11)), np.random.default_rng((seed, audit_seed, 13))
     hidden = np.array([sufficiency, necessity]) + 0.05 * hidden_world.standard_normal((count, 2))
     hidden = np.clip(hidden + seed_sd * hidden_noise.standard_normal((count, 2)), 0, 1).round(6).tolist()
@@ -97,13 +100,13 @@ def make_record(
             replace(
                 base,
                 iou=0.8,
-                score=0.95,
+                score=SCORE,
                 box=(10.0, 20.0, 60.0, 80.0),
                 matched_samples=int(matched[index]),
-                n_samples=20,
+                n_samples=samples,
                 iof=shares,
                 box_maps={"area_ratio": 0.8, "relevance_mass": 0.3, "pointing_game": 1.0},
-                **(_occlusion(dict(zip(OCCLUSION_NAMES, hidden[index], strict=True))) if occlusion else {}),
+                **(hidden_pixels(dict(zip(OCCLUSION_NAMES, hidden[index], strict=True))) if occlusion else {}),
             )
         )
     provenance = {
@@ -114,7 +117,6 @@ def make_record(
         "git_dirty": None,
         "versions": {"odsg_lightning": "0.1.0"},
     }
-    told = {"audit_set": "a" * 64, **AuditConfig(seed=audit_seed, occlusion=occlusion).measured} | (fingerprint or {})
     return AuditRecord(**({"fingerprint": told, "provenance": provenance, "objects": tuple(rows)} | parts))
 
 
@@ -138,7 +140,7 @@ def as_undefined(row: ObjectRow, parameters: Sequence[str] = BOX_PARAMETERS) -> 
 
 def as_unjudged(row: ObjectRow, names: Sequence[str] = OCCLUSION_NAMES) -> ObjectRow:
     """The same object, of which hiding pixels cannot judge these values of occlusion."""
-    return row if row.missed else replace(row, **_occlusion({**row.occlusion, **dict.fromkeys(names)}))
+    return row if row.missed else replace(row, **hidden_pixels({**row.occlusion, **dict.fromkeys(names)}))
 
 
 def shifted(row: ObjectRow, drop: float, names: Sequence[str] = IOF_NAMES) -> ObjectRow:
@@ -151,7 +153,7 @@ def shifted(row: ObjectRow, drop: float, names: Sequence[str] = IOF_NAMES) -> Ob
             n: old if old is None or n not in names else min(max(old - drop, 0.0), 1.0) for n, old in values.items()
         }
 
-    return replace(row, iof=lower(row.iof), **(_occlusion(lower(row.occlusion)) if row.occlusion else {}))
+    return replace(row, iof=lower(row.iof), **(hidden_pixels(lower(row.occlusion)) if row.occlusion else {}))
 
 
 def dropped(record: AuditRecord, drop: float, names: Sequence[str] = IOF_NAMES) -> AuditRecord:
@@ -202,12 +204,13 @@ def _share(value: float, region: str) -> float:
     return round(min(1.0, value + NEAR) if region == "near" else value * SHARES[region], 6)
 
 
-def _occlusion(values: Mapping[str, float | None]) -> dict[str, Any]:
-    """Values of occlusion, and detections that say the same: the score under the one replacement is the value."""
+def hidden_pixels(values: Mapping[str, float | None], score: float = SCORE) -> dict[str, Any]:
+    """Values of occlusion, and detections that say the same, under each replacement."""
     again: dict[str, Any] = {}
     for name, value in values.items():
-        score = None if value is None else round(value if name == "sufficiency" else 1 - value, 6)
-        found = {"score": score, "iou": 0.8, "shift": [0.01, -0.01, 0.0, 0.02]} if score else None
-        missed = None if score is None else {"score": 0.0, "iou": 0.0, "shift": None}
-        again[f"{name}/{REPLACEMENTS[name]}"] = found or missed
+        share = None if value is None else value if name == "sufficiency" else 1 - value
+        left = None if share is None else round(share * score, 6)
+        found = {"score": left, "iou": 0.8, "shift": [0.01, -0.01, 0.0, 0.02]} if left else None
+        missed = None if left is None else {"score": 0.0, "iou": 0.0, "shift": None}
+        again |= {f"{name}/{replacement}": found or missed for replacement in REPLACEMENTS[name]}
     return {"occlusion": dict(values), "detected_again": again}

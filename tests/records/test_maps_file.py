@@ -130,6 +130,34 @@ def test_a_bomb_is_not_unpacked(tmp_path):
     tracemalloc.stop()
 
 
+@pytest.mark.parametrize("shape", ["(-1,)", "(-5, 4, 4)", "(5, -4, -4)", "(5, 10000, 10000)", f"(5, {2**70}, 0)"])
+@pytest.mark.parametrize("name", ["maps", "foreground", "strip"])
+def test_a_shape_that_no_array_has_is_refused_before_anything_is_unpacked(tmp_path, monkeypatch, name, shape):
+    path = tmp_path / "a.npz"
+    write(path, {KEY: some_maps()})
+    rewrite(path, **{name: header(shape, "<f2" if name == "maps" else "|u1") + bytes(2**20)})
+    asked = []
+    read = zipfile.ZipExtFile.read
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda file, n=-1: asked.append(n) or read(file, n))
+    with pytest.raises(BrokenInputError, match="annotation 42 of image 7"):
+        MapsFile(path).read(KEY)
+    assert all(0 <= n <= 8 * 2**20 for n in asked)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_compression_of_which_no_part_is_read_alone_is_refused(tmp_path, method):
+    """Python reads as many compressed bytes as it is asked for: 8 MiB of bzip2 may be 100 GiB."""
+    path = tmp_path / "a.npz"
+    write(path, {KEY: some_maps()})
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    with pytest.raises(BrokenInputError, match="stored or deflated, but got another compression"):
+        MapsFile(path)
+
+
 @pytest.mark.parametrize("name", ["../x.maps.npy", "7_42.code.npy", "7_42.maps.npy.exe", "7_.maps.npy"])
 def test_a_strange_member_is_refused(tmp_path, name):
     write(tmp_path / "a.npz", {KEY: some_maps()})
@@ -180,3 +208,7 @@ def test_maps_elsewhere_are_refused(tmp_path):
     (inside / "c.npz").symlink_to(inside / "b.npz")
     with pytest.raises(BrokenInputError, match="but"):
         maps_beside(inside / "a.json", {"file": "b.npz", "sha256": "0" * 64})
+
+
+def test_a_name_too_long_for_the_disk_is_that_of_no_file(tmp_path):
+    assert maps_beside(tmp_path / "a.json", {"file": "ä" * 250 + ".npz", "sha256": "0" * 64}) is None

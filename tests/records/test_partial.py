@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.records import hidden_pixels
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.errors import BrokenInputError
@@ -20,11 +21,10 @@ HEAD = AuditRecord({"audit_set": "0" * 64, **AuditConfig().measured}, ORIGIN, ()
 
 
 def row(image_id, annotation_id, iof=0.5):
-    values = {"iou": 0.9, "score": 0.95, "box": (1.0, 2.0, 3.0, 4.0), "matched_samples": 3, "n_samples": 4}
-    values["iof"] = dict.fromkeys(IOF_NAMES, iof)
+    values = {"iou": 0.9, "score": 0.95, "box": (1.0, 2.0, 3.0, 4.0), "matched_samples": 3, "n_samples": 20}
+    values["iof"] = {name: iof if name.endswith(("object", "near")) else iof and iof / 4 for name in IOF_NAMES}
     values["box_maps"] = dict.fromkeys(MAP_NAMES, iof)
-    values["occlusion"] = {"sufficiency": iof, "necessity": None}
-    values["detected_again"] = {"sufficiency/blur": {"score": iof, "iou": 0.8, "shift": [0.0, 0.1, 0.2, -0.3]}}
+    values |= hidden_pixels({"sufficiency": iof, "necessity": None})
     return ObjectRow(image_id, annotation_id, "a.png", "cat", **({} if iof is None else values))
 
 

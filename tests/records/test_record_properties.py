@@ -11,14 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odsg_lightning.errors import BrokenInputError
-from odsg_lightning.names import IOF_NAMES, MAP_NAMES, OCCLUSION_NAMES
+from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, MAP_NAMES, PARAMETERS, REGIONS
 from odsg_lightning.records.record import AuditRecord, ObjectRow, read_record, write_record
 
 SHARES = st.floats(0, 1)
 AREAS = st.none() | st.floats(0, 1e9)
-WAYS = st.builds("{}/{}".format, st.sampled_from(OCCLUSION_NAMES), st.text("abcdefghij", min_size=1, max_size=20))
-SHIFTS = st.none() | st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4)
-AGAIN = st.fixed_dictionaries({"score": SHARES, "iou": SHARES, "shift": SHIFTS})
+LENIENT = {"pair_iou": 0.0, "n_samples": 1000, "tolerance": 0.01}
+WAYS = {"sufficiency": ("blur", "grey"), "necessity": ("inpaint",)}
+SHIFTS = st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4)
+AGAIN = st.fixed_dictionaries({"score": SHARES, "iou": st.floats(0.5, 1), "shift": SHIFTS}) | st.just(
+    {"score": 0.0, "iou": 0.0, "shift": None}
+)
 IDS = st.integers(-(2**53), 2**53)
 NAMES = st.text(max_size=30)
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(-(2**40), 2**40), st.floats(-1e300, 1e300), NAMES)
@@ -31,33 +34,60 @@ def rows(draw):
     if draw(st.booleans()):
         return ObjectRow(**names)
     n_samples = draw(st.integers(1, 1000))
+    matched = draw(st.integers(0, n_samples))
+    x, y = (sorted(draw(st.tuples(*[st.floats(-1e9, 1e9)] * 2))) for _ in range(2))
+    score, iof = draw(st.floats(0.5, 1)), draw(maps_on_regions(matched))
+    again = {f"{name}/{way}": draw(st.none() | AGAIN) for name, ways in WAYS.items() for way in ways}
+    statistics = st.just({}) | st.fixed_dictionaries(
+        dict.fromkeys(MAP_NAMES, st.none() | SHARES) | {"area_ratio": AREAS}
+    )
+    if all(iof[f"{parameter}/object"] is None for parameter in BOX_PARAMETERS):
+        statistics = st.sampled_from([{}, dict.fromkeys(MAP_NAMES)])
     return ObjectRow(
         **names,
-        iou=draw(SHARES),
-        score=draw(SHARES),
-        box=draw(st.tuples(*[st.floats(-1e9, 1e9)] * 4)),
-        matched_samples=draw(st.integers(0, n_samples)),
+        iou=0.0 if x[0] == x[1] or y[0] == y[1] else draw(SHARES),
+        score=score,
+        box=(x[0], y[0], x[1], y[1]),
+        matched_samples=matched,
         n_samples=n_samples,
-        iof=draw(st.fixed_dictionaries(dict.fromkeys(IOF_NAMES, st.none() | SHARES))),
-        box_maps=draw(
-            st.just({}) | st.fixed_dictionaries(dict.fromkeys(MAP_NAMES, st.none() | SHARES) | {"area_ratio": AREAS})
-        ),
-        occlusion=draw(st.just({}) | st.fixed_dictionaries(dict.fromkeys(OCCLUSION_NAMES, st.none() | SHARES))),
-        detected_again=draw(st.dictionaries(WAYS, st.none() | AGAIN, max_size=3)),
+        iof=iof,
+        box_maps=draw(statistics),
+        occlusion={name: least_share(name, again, score) for name in WAYS},
+        detected_again=again,
     )
+
+
+@st.composite
+def maps_on_regions(draw, matched):
+    """IOF values of maps that are defined or not, as a whole; those of the thirds add up to the object's at most."""
+    values = dict.fromkeys(IOF_NAMES)
+    for parameter in PARAMETERS if matched else ():
+        if draw(st.booleans()):
+            whole = draw(SHARES)
+            told = {"object": whole, "near": draw(SHARES)} | {region: whole * draw(SHARES) / 3 for region in REGIONS}
+            values |= {f"{parameter}/{name}": share for name, share in told.items() if f"{parameter}/{name}" in values}
+    return values
+
+
+def least_share(name, again, score):
+    scores = [one["score"] for way, one in again.items() if way.startswith(name) and one is not None]
+    shares = [min(1.0, s / score) if name == "sufficiency" else max(0.0, 1 - s / score) for s in scores]
+    return min(shares, default=None)
 
 
 @st.composite
 def records(draw):
     example = make_record(1, 1)
     objects = draw(st.lists(rows(), min_size=1, max_size=5, unique_by=lambda row: row.key))
-    extra = draw(st.dictionaries(NAMES.filter(lambda name: name not in example.fingerprint), SCALARS, max_size=3))
+    extra = draw(
+        st.dictionaries(NAMES.filter(lambda name: name not in {*example.fingerprint, *LENIENT}), SCALARS, max_size=3)
+    )
     entry = st.fixed_dictionaries(
         {"reason": st.text(min_size=1, max_size=30), "date": st.just("2026-01-31"), "record_sha256": SHA}
     )
     checkpoint = {"checkpoint": draw(st.none() | NAMES), "checkpoint_sha256": draw(st.none() | SHA)}
     return AuditRecord(
-        fingerprint={**example.fingerprint, "audit_set": draw(SHA), **extra},
+        fingerprint={**example.fingerprint, **LENIENT, "audit_set": draw(SHA), **extra},
         provenance={**example.provenance, **checkpoint, "step": draw(st.none() | st.integers(0, 2**53))},
         objects=tuple(sorted(objects, key=lambda row: row.key)),
         metrics=draw(st.dictionaries(NAMES, st.none() | st.floats(-1e300, 1e300), max_size=3)),

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from odsg_lightning.errors import UserInputError
-from odsg_lightning.files import replaced
+from odsg_lightning.files import make_folder, replaced
 from odsg_lightning.gate.outputs.terminal import place
 from odsg_lightning.gate.result import SHOWN, ChangedObject, GateResult
 from odsg_lightning.records.maps_file import maps_beside
@@ -28,17 +27,15 @@ def with_strips(result: GateResult, baseline: Path, candidate: Path, folder: Pat
 
     Raises:
         BrokenInputError: maps are there, but cannot be used.
-        UserInputError: the folder cannot be written to.
+        UserInputError: a file has the folder's name.
+        DiskError: the disk is full, or fails, or the folder may not be written to.
     """
     maps = [maps_beside(path, read_record(path).maps) for path in (baseline, candidate)]
     missing = [path for path, beside in zip((baseline, candidate), maps, strict=True) if beside is None]
     if missing:
         warning = f"No pictures: there are no maps beside {plain(str(missing[0]), 200)}."
         return replace(result, warnings=(*result.warnings, warning))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserInputError(f"Expected to write into the folder {folder}, but {error.strerror or error}.") from error
+    make_folder(folder)
     strips = {}
     for changed in (*result.worst, *result.newly_missed[:SHOWN], *result.newly_undefined[:SHOWN]):
         pictures = [beside.strip(changed.key) if beside else b"" for beside in maps]

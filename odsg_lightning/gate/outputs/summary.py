@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from odsg_lightning.files import write_error
+from odsg_lightning.files import writing
 from odsg_lightning.gate.outputs.terminal import changed_lists, headline, interval, is_quiet
 from odsg_lightning.gate.result import SHOWN, GateResult
 from odsg_lightning.text import markdown, number
@@ -17,11 +17,8 @@ def append_summary(result: GateResult, path: Path, strict: bool = False) -> None
         UserInputError: the file cannot be written.
         DiskError: the disk is full, or fails.
     """
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(result_as_markdown(result, strict))
-    except OSError as error:
-        raise write_error(error)(f"Expected to append the summary to {path}, but {error.strerror or error}.") from error
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(result_as_markdown(result, strict))
 
 
 def result_as_markdown(result: GateResult, strict: bool = False) -> str:
