@@ -150,7 +150,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/study"))
     parser.add_argument("--half", choices=("decide", "report"), default="decide")
-    parser.add_argument("--images", type=int, nargs="+", default=[16, 32, 64])
+    parser.add_argument("--images", type=int, nargs="+", default=[16, 32])
     parser.add_argument("--config", type=Path, help="gate.yaml; the defaults otherwise")
     arguments = parser.parse_args(args)
     config = read_gate_config(arguments.config) if arguments.config else GateConfig()

@@ -200,6 +200,8 @@ def _other_format(path: Path) -> str | None:
         if path.is_dir():
             kinds = {entry.suffix.lower() for entry in path.iterdir()} & {".xml", ".txt", ".yaml"}
             return f"a folder of {' and '.join(sorted(kinds))} files. {_CONVERT}" if kinds else None
+        if not path.is_file():  # a pipe would be waited for
+            return None
         with path.open("rb") as file:
             head = file.read(4096).decode("utf-8-sig", errors="replace").lstrip()
     except OSError:
