@@ -31,7 +31,7 @@ def category_names_in(content: Mapping[Any, Any], source: object) -> tuple[str, 
 
 def category_names_of(owner: object) -> tuple[str, ...] | None:
     """Return the attribute ``category_names`` of a module or data module; None where there is none of this form."""
-    names = getattr(owner, "category_names", None)
+    names: Any = getattr(owner, "category_names", None)
     return tuple(names) if _are_names(names) else None
 
 
