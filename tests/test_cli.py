@@ -286,6 +286,7 @@ def test_what_lightning_finds_by_itself_is_left_to_it(path):
         ({"model": {}}, 3, "a checkpoint that Lightning wrote, but it is another one"),
         ({"state_dict": {}, "pytorch-lightning_version": "2"}, 2, "it holds weights only"),
         ({"state_dict": {}, "callbacks": Path("x")}, 3, "pathlib."),
+        ({"state_dict": {}, "pytorch-lightning_version": "2", "hyper_parameters": [1]}, 3, "but it is another one"),
         ({"state_dict": {}, "pytorch-lightning_version": "2", "optimizer_states": [], "loops": {}}, 3, "to fill"),
     ],
 )

@@ -49,11 +49,11 @@ def run(arguments: list[str]) -> int:
                 self.config = parser.parse_args(args)
             except ArgumentError as error:
                 raise UserInputError(f"{error}{_renamed_in(str(error))}") from error
-
-        def before_instantiate_classes(self) -> None:
-            options = self.config[str(self.subcommand)]
+            # Here, because what Lightning does next is to read its hyperparameters.
+            subcommand = str(self.config["subcommand"])
+            options = self.config[subcommand]
             trust = options.get("weights_only") is False
-            require_checkpoint(options.get("ckpt_path"), resume=self.subcommand == "fit", trust=trust)
+            require_checkpoint(options.get("ckpt_path"), resume=subcommand == "fit", trust=trust)
 
         def instantiate_classes(self) -> None:
             refused: list[Exception] = []

@@ -25,7 +25,8 @@ def require_checkpoint(path: str | Path | None, *, resume: bool, trust: bool) ->
     if Path(path).is_dir():  # of a sharding strategy
         return
     content = read_checkpoint_file(Path(path), trust=trust)
-    if not isinstance(content.get("state_dict"), dict) or "pytorch-lightning_version" not in content:
+    parts = content.get("state_dict"), content.get("hyper_parameters", {})
+    if not all(isinstance(part, dict) for part in parts) or "pytorch-lightning_version" not in content:
         raise BrokenInputError(
             f"Expected {path} to be a checkpoint that Lightning wrote, but it is another one. To start from weights "
             "of Detectron2 or of an export, use --model.weights."
