@@ -6,6 +6,7 @@ seconds) does the work first. If it does not finish within the limits, the file 
 the work itself, and whatever is wrong with the file shows then.
 """
 
+import io
 import os
 import signal
 import sys
@@ -64,6 +65,7 @@ def _work_and_end(work: Callable[[], object], seconds: int, memory: int) -> None
         silence = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 1)
         os.dup2(silence, 2)
+        sys.stdout = sys.stderr = io.StringIO()  # where somebody has replaced them
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(1)  # its other threads are not there, and would be waited for
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -26,7 +26,7 @@ def file(tmp_path):
 
 def bomb_of_tuples(path, depth=64):
     """A pickle of a few hundred bytes whose key takes 2**depth steps to hash: a tuple of twice the same tuple, ..."""
-    path.write_bytes(b"\x80\x02})q\x010" + b"h\x01h\x01\x86q\x010" * depth + b"h\x01K\x01s.")
+    path.write_bytes(b"\x80\x02}()q\x01" + b"h\x01h\x01\x86q\x01" * depth + b"tK\x01s.")
     assert path.stat().st_size < 645
     return path
 

@@ -86,7 +86,7 @@ def test_a_terminal_that_takes_nothing(folder):
 
 
 def test_no_memory(folder, monkeypatch, capsys):
-    def no_memory(*_):
+    def no_memory(*_, **__):
         raise MemoryError
 
     monkeypatch.setattr("odsg_lightning.files.json.loads", no_memory)
