@@ -28,10 +28,10 @@ def main(args: Sequence[str] | None = None) -> None:
     """Audit what is missing."""
     parser = options(__doc__)
     parser.add_argument("--half", choices=("decide", "report"), nargs="+", default=["decide", "report"])
-    parser.add_argument("--images", type=int, help="of each set (default: 64 shapes, 32 photographs)")
+    parser.add_argument("--images", type=int, default=32, help="of each set")
     arguments = parser.parse_args(args)
     torch.set_num_threads(1)
-    count = arguments.images or {"shapes": 64, "photos": 32}[arguments.data]
+    count = arguments.images
     for checkpoint, cue, target in not_yet_in(arguments.output / "audits", arguments):
         samples = audit_set(arguments.output, arguments.data, cue, arguments.bccd, count)
         module = DetectionModule.load_from_checkpoint(checkpoint, map_location="cpu")
