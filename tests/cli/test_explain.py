@@ -17,6 +17,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("explain")
     torch.manual_seed(0)
     module = DetectionModule("retinanet_tiny", {"MODEL.RETINANET.SCORE_THRESH_TEST": 0.0}, num_classes=3)
+    module.category_names = ("cat", "dog", "cow")
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True)
     trainer.strategy.connect(module)
     trainer.save_checkpoint(folder / "model.ckpt", weights_only=True)
@@ -55,6 +56,14 @@ def test_arrays_of_one_picture(folder, tmp_path):
         assert np.isfinite(arrays["maps"][:, 4]).all()
 
 
+def test_classes_go_by_the_names_in_the_checkpoint(folder, tmp_path, capsys):
+    asked = ("--ask", "cow", "--against", "cat", "--max-objects", "1", "--score-threshold", "0")
+    assert explain(folder, folder / "one.png", "-o", tmp_path / "one.png", *asked) == 0
+    assert "  cow rather than cat: score 0." in capsys.readouterr().out
+    assert explain(folder, folder / "one.png", "-o", tmp_path / "one.png", "--class", "bird") == 2
+    assert "one of cat, dog, cow, but got 'bird'" in capsys.readouterr().err
+
+
 def test_nothing_detected_writes_nothing(folder, tmp_path, capsys):
     assert explain(folder, folder / "one.png", "-o", tmp_path / "one.png", "--score-threshold", "0.99") == 0
     assert "nothing that was asked for is detected" in capsys.readouterr().out
@@ -81,7 +90,7 @@ def test_a_point_that_is_none_is_said(folder, capsys):
         (["none.png"], 3, "to be a complete image file"),
         (["missing.png"], 3, "there is none"),
         (["one.png", "--ask", "bird"], 2, "but got 'bird'"),
-        (["one.png", "--ask", "7", "--score-threshold", "0"], 2, "Expected classes from 0 to 2, but got"),
+        (["one.png", "--ask", "7", "--score-threshold", "0"], 2, "one of cat, dog, cow, but got 7"),
         (["one.png", "--target", "output", "--ask", "1"], 2, "with target='logit'"),
         (["one.png", "--sigma", "nan"], 2, "`sigma` to be a finite number"),
     ],
