@@ -193,13 +193,17 @@ def make_folder(path: Path) -> None:
         UserInputError: a file is in the way, or the name is none.
         DiskError: the disk is full, or fails, or the folder above may not be written to.
     """
-    with writing(path):
+    with writing(path, "write into the folder"):
         path.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, what: str = "write") -> Iterator[None]:
     """Turn an ``OSError`` within into the error that says whose fault it is that ``path`` cannot be written.
+
+    Args:
+        path: what is written.
+        what: what is done to it, for the message.
 
     Raises:
         UserInputError: it is that of the name.
@@ -211,7 +215,7 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         kind = UserInputError if error.errno in _NAME_ERRORS else DiskError
-        raise kind(f"Expected to write {path}, but {error.strerror or error}.") from error
+        raise kind(f"Expected to {what} {path}, but {error.strerror or error}.") from error
 
 
 def read_error(error: OSError) -> type[OdsgError]:

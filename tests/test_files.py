@@ -303,7 +303,7 @@ def test_a_file_that_may_not_be_read_is_not_called_broken(tmp_path, monkeypatch,
 
 def test_a_file_in_the_way_of_a_folder_is_a_mistake_of_the_users(tmp_path):
     (tmp_path / "out").write_text("x")
-    with pytest.raises(UserInputError, match=f"Expected to write {tmp_path / 'out'}, but File exists"):
+    with pytest.raises(UserInputError, match=f"Expected to write into the folder {tmp_path / 'out'}, but File exists"):
         make_folder(tmp_path / "out")
 
 

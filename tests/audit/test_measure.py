@@ -112,12 +112,13 @@ def test_what_is_measured_follows_the_settings():
 
 def test_rows_are_those_of_the_metric_and_survive_the_file(tmp_path):
     maps = torch.rand(5, 40, 50, generator=torch.Generator().manual_seed(0))
-    evidence = OcclusionEvidence({"blur": DetectedAgain(0.9, 0.8, (0.1, 0.0, -0.1, 0.25))}, {"inpaint": None})
+    again = DetectedAgain(0.9, 0.8, (0.1, 0.0, -0.1, 0.25))
+    evidence = OcclusionEvidence({"blur": again, "grey": DetectedAgain(0.0, 0.0, None)}, {"inpaint": None})
     row = object_row(audited(maps, AuditConfig(), evidence))
     expected = intersection_over_foreground(maps[None], sample(40, 50).masks[1:])[0].tolist()
     assert list(row.iof.values()) == pytest.approx(expected, abs=5e-7)
     origin = dict.fromkeys(("checkpoint", "checkpoint_sha256", "step", "git_commit", "git_dirty")) | {"versions": {}}
-    record = AuditRecord(fingerprint("0" * 64, AuditConfig()), origin, (row,))
+    record = AuditRecord(fingerprint("0" * 64, AuditConfig(n_samples=row.n_samples)), origin, (row,))
     write_record(record, tmp_path / "r.json")
     assert read_record(tmp_path / "r.json") == record
 

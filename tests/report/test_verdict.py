@@ -91,7 +91,7 @@ def test_maps_that_were_lost_are_no_pass(tmp_path):
 def test_an_edited_baseline_is_refused_as_by_the_gate(tmp_path):
     paths = written(tmp_path, BASE)
     content = json.loads(paths[0].read_text())
-    content["objects"][0]["score"] = 0.5
+    content["objects"][0]["iou"] = 0.9
     paths[0].write_text(json.dumps(content))
     shown = of_gate(build_page(read_audits(paths)))
     assert "Not comparable, so not passed" in shown

@@ -17,7 +17,7 @@ def append_summary(result: GateResult, path: Path, strict: bool = False) -> None
         UserInputError: the file cannot be written.
         DiskError: the disk is full, or fails.
     """
-    with writing(path), path.open("a", encoding="utf-8") as file:
+    with writing(path, "append the summary to"), path.open("a", encoding="utf-8") as file:
         file.write(result_as_markdown(result, strict))
 
 
