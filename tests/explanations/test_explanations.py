@@ -213,7 +213,7 @@ def test_boxes_need_a_class_each():
         (torch.zeros(3, 0, 4), r"of shape \(3, 0, 4\)"),
         (np.zeros((24, 24)), r"but got ndarray of shape \(24, 24\)"),
         ("picture.png", "but got str"),
-        (torch.rand(3, 24, 24), "0 to 255, but they range from 0"),
+        (torch.linspace(0, 1, 192).reshape(3, 8, 8), "0 to 255, but they range from 0 to 1"),
         (torch.full((3, 8, 8), 256.0), "from 256 to 256"),
         (torch.full((3, 8, 8), torch.nan), "from nan to nan"),
         (torch.full((3, 8, 8), -1.0), "from -1 to -1"),

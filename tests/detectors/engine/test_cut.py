@@ -154,7 +154,7 @@ class TestNoTrace:
             raise ZeroDivisionError("on purpose")
 
         if target is None:
-            monkeypatch.setattr("odsg_lightning.detectors.detectron2.Detections", fail)
+            monkeypatch.setattr("odsg_lightning.detectors.detectron2_model.Detections", fail)
         else:
             target.register_forward_hook(fail)
         for outer in (torch.no_grad, torch.enable_grad):
