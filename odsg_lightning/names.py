@@ -23,5 +23,14 @@ MAP_NAMES = ("area_ratio", "relevance_mass", "pointing_game")
 """What else is measured of each object's box maps: size of the foreground against the object's, share of the map's mass
 on the object, share of the maps whose maximum lies on it."""
 
+EDGE_NAMES = (
+    *(f"enrichment/{parameter}/{region}" for parameter in BOX_PARAMETERS for region in REGIONS),
+    *(f"position/{parameter}" for parameter in BOX_PARAMETERS),
+)
+"""The 16 values that say which edge of an object each box map leans to: :mod:`odsg_lightning.metrics.edges`."""
+
+FAMILIES = ("iof/", "maps/", "enrichment/", "position/", "occlusion/", "audit/", "drift")
+"""How the names of all logged values begin."""
+
 OCCLUSION_NAMES = ("sufficiency", "necessity")
 """How much of an object's score is left when all but the object is hidden, and how much is gone when the object is."""

@@ -26,7 +26,7 @@ ALLOWED = {
     "viz": {"saliency"},
     "detectors": {"saliency", "types", "files", "yaml_files", "config_files"},
     "records": {"files", "environment"},
-    "audit": {"records", "detectors", "metrics", "occlusion", "saliency", "viz", "types"},
+    "audit": {"records", "explainers", "detectors", "metrics", "occlusion", "saliency", "viz", "types"},
     "explanations": {"explainers", "audit", "detectors", "saliency", "viz", "types"},
     "data": {"records", "files", "yaml_files", "types"},
     "training": {"data", "detectors", "types"},

@@ -97,7 +97,7 @@ def test_class_paths_of_a_saved_configuration_load(tmp_path, monkeypatch):
     make_shapes("shapes", n_train=8, n_val=4, size=64, seed=1)
     (callback,) = config["trainer"]["callbacks"]
     assert callback["class_path"] == "odsg_lightning.ODSmoothGradCallback"
-    for old, new in (("samples", "audit_samples"), ("floor_images", "reseeded_images")):
+    for old, new in (("samples", "audit_samples"), ("floor_images", "reseeded_images"), ("method", "explainer")):
         callback["init_args"][new] = callback["init_args"].pop(old)
     for path in (callback["class_path"], "odsg_lightning.training.callback.ODSmoothGradCallback"):
         callback["class_path"] = path
@@ -111,3 +111,4 @@ def test_arguments_with_another_name_are_refused_with_the_new_one(tmp_path, caps
     message = capsys.readouterr().err
     assert "samples is called audit_samples now" in message
     assert "floor_images is called reseeded_images now" in message
+    assert "method is called explainer now" in message

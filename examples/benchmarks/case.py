@@ -9,6 +9,7 @@ from planted import SIGMA, Planted
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from odsg_lightning.detectors.candidates import Detectron2Candidates
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
 from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.matching import match_one_to_one
@@ -49,13 +50,21 @@ class Case:
         with torch.no_grad():
             (found,) = self.detector.detect([planted.image])
         self._boxes, self._labels = found.boxes[planted.indices], found.labels[planted.indices]
+        behind, candidates = self.detector.candidates_of_detections(planted.image)
+        self._candidates = candidates[self.find(behind)]
 
     def only(self, objects: Sequence[int]) -> "Case":
         """Return the same case with some of its objects."""
         part = copy(self)
         part.count = len(objects)
         part._boxes, part._labels = self._boxes[list(objects)], self._labels[list(objects)]
+        part._candidates = self._candidates[list(objects)]
         return part
+
+    @property
+    def candidates(self) -> Detectron2Candidates:
+        """The detector that returns the logits and unclipped boxes of the planted objects' anchors or regions."""
+        return Detectron2Candidates(self.detector, self._candidates)
 
     def find(self, detections: Detections) -> list[int]:
         """Return the planted objects among detections; by place, as equal scores may change their order."""

@@ -22,7 +22,9 @@ LABELS = {
     "captum": "captum, loop over outputs",
     "drise": f"D-RISE, {N_MASKS} masks",
     "cut": "cut",
+    "cut-logits": "cut, of logits",
     "windowed": "windowed",
+    "windowed-logits": "windowed, of logits",
     "windowed-bf16": "windowed, bf16",
 }
 

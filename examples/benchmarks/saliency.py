@@ -156,7 +156,7 @@ def _estimate(settings: Sequence[Setting], options: argparse.Namespace) -> float
         height, width = map(int, image_size.split("x"))
         one = 7e-6 * height * width * (1.4 if "101" in name else 1) + 0.5
         engines = {"cut": 3.0 * count + 0.5, "windowed": 1.0 * count + 0.5, "windowed-bf16": 0.8 * count + 0.5}
-        once = sum((passes | engines)[variant] for variant in options.variants)
+        once = sum((passes | engines)[variant.removesuffix("-logits")] for variant in options.variants)
         seconds += one * (10 + once * (1 + options.rounds + (0.7 if options.memory else 0)))
     return seconds
 
@@ -183,7 +183,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of weights, picture and noise")
     parser.add_argument("--output", type=Path, help="JSON file of all raw numbers")
     options = parser.parse_args(args)
-    quick = ["autograd", "cut", "windowed", "windowed-bf16"] if options.quick else list(VARIANTS)
+    quick = ["autograd", "cut", "windowed", "windowed-logits", "windowed-bf16"] if options.quick else list(VARIANTS)
     options.variants = options.variants or quick
     options.rounds = options.rounds or (2 if options.quick else 3)
     options.reference_outputs = options.reference_outputs or (2 if options.quick else len(PARAMETERS))

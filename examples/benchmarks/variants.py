@@ -141,14 +141,15 @@ def drise(case: Case, read: Read, masks: int = 2) -> Measured:
     return Cost((read() - start) / masks * N_MASKS / case.count, 0.0, 0.0), []
 
 
-def engine(name: str, precision: str) -> Callable[[Case, Read], Measured]:
-    """Return the variant of an engine of this package."""
+def engine(name: str, precision: str = "full", *, logits: bool = False) -> Callable[[Case, Read], Measured]:
+    """Return the variant of an engine of this package, of what is returned or of the logits and boxes behind it."""
 
     def measure(case: Case, read: Read) -> Measured:
+        detector = case.candidates if logits else case.detector
         start = read()
-        linearization = linearize(case.detector, case.image, engine=name, precision=precision)
+        linearization = linearize(detector, case.image, engine=name, precision=precision)
         forward = read() - start
-        found, gradients = case.find(linearization.detections), []
+        found, gradients = list(range(case.count)) if logits else case.find(linearization.detections), []
         with _backbone_reader(read) as backbone:
             start = read()
             for local in linearization.gradients(found):
@@ -170,19 +171,21 @@ VARIANTS: Mapping[str, Callable[[Case, Read], Measured]] = {
     "stacked": stacked_autograd,
     "captum": captum_loop,
     "drise": drise,
-    "cut": engine("cut", "full"),
-    "windowed": engine("windowed", "full"),
+    "cut": engine("cut"),
+    "cut-logits": engine("cut", logits=True),
+    "windowed": engine("windowed"),
+    "windowed-logits": engine("windowed", logits=True),
     "windowed-bf16": engine("windowed", "bf16"),
 }
 
 
 def why_not(case: Case, variant: str) -> str:
     """Return why a detector does not have this engine; empty if it does."""
-    name, _, precision = variant.partition("-")
+    name, _, kind = variant.partition("-")
     if name not in ("cut", "windowed"):
         return ""
-    choice = case.detector.choose_engine(name, precision or "full")
-    asked = (name, precision or "full")
+    asked = (name, "bf16" if kind == "bf16" else "full")
+    choice = (case.candidates if kind == "logits" else case.detector).choose_engine(*asked)
     return "" if (choice.name, choice.precision) == asked else f"{choice.name} ({choice.precision}): {choice.reason}"
 
 

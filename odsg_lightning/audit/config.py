@@ -6,7 +6,8 @@ from typing import Any, Literal, get_args
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.saliency.options import Engine, Precision, check_engine, check_tolerance
 
-Method = Literal["smoothgrad", "gradient"]
+ExplainerName = Literal["smoothgrad", "gradient"]
+Target = Literal["output", "logit", "ground_truth"]
 
 OCCLUSION = "blur + grey, inpaint"
 """What hidden pixels are replaced by, for sufficiency and for necessity, as a fingerprint says it."""
@@ -17,7 +18,10 @@ class AuditConfig:
     """Settings of an audit.
 
     Attributes:
-        method: ``"smoothgrad"``, or ``"gradient"``: the plain gradient, one sample without noise.
+        explainer: ``"smoothgrad"``, or ``"gradient"``: the plain gradient, one sample without noise.
+        target: what is explained: ``"output"``, what was returned; ``"logit"``, the class logit and the unclipped box
+            of the anchor or region that a detection came from; ``"ground_truth"``, these of the anchor or region that
+            fits an object best, whether it is detected or not.
         n_samples: noise samples of SmoothGrad; with a ``tolerance``, the most that an object gets.
         sigma: standard deviation of the noise relative to the pixel range (0.05 is 12.75 grey levels).
         match_iou: least IoU of a detection in a noise sample with the one in the clean image.
@@ -40,7 +44,8 @@ class AuditConfig:
         precision: of the linear backward pass: see there.
     """
 
-    method: Method = "smoothgrad"
+    explainer: ExplainerName = "smoothgrad"
+    target: Target = "output"
     n_samples: int = 20
     sigma: float = 0.05
     match_iou: float = 0.7
@@ -65,10 +70,11 @@ class AuditConfig:
         Raises:
             UserInputError: names the argument, its range and the value that came.
         """
-        if self.method not in get_args(Method):
-            raise UserInputError(
-                f"Expected argument `method` to be one of {get_args(Method)}, but got {self.method!r}."
-            )
+        for name, kind in (("explainer", ExplainerName), ("target", Target)):
+            if getattr(self, name) not in get_args(kind):
+                raise UserInputError(
+                    f"Expected argument `{name}` to be one of {get_args(kind)}, but got {getattr(self, name)!r}."
+                )
         whole = {"n_samples": (self.n_samples, 1), "seed": (self.seed, 0)}
         if self.max_objects_per_image is not None:
             whole["max_objects_per_image"] = (self.max_objects_per_image, 1)
@@ -108,9 +114,4 @@ class AuditConfig:
     @property
     def samples_per_image(self) -> int:
         """Number of noise samples of each image; with a ``tolerance``, the most."""
-        return 1 if self.method == "gradient" else self.n_samples
-
-    @property
-    def noise(self) -> float:
-        """Standard deviation of the noise that the method really adds, relative to the pixel range."""
-        return 0.0 if self.method == "gradient" else self.sigma
+        return 1 if self.explainer == "gradient" else self.n_samples

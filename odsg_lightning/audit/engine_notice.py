@@ -7,6 +7,7 @@ from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.saliency.gradients import check_has_engine, engine_choice
 from odsg_lightning.saliency.protocol import Detector, EngineChoice
+from odsg_lightning.saliency.targets import candidate_detector
 
 
 class EngineNotice:
@@ -28,11 +29,14 @@ class EngineNotice:
         error in there is reported and goes no further: the audits themselves will meet what matters of it.
 
         Raises:
-            MisconfigurationException: an engine was asked for by name, and the detector has plain autograd only.
+            MisconfigurationException: an engine was asked for by name, and the detector has plain autograd only; or a
+                target was, and it returns detections alone.
         """
         engine, precision = self._config.engine, self._config.precision
         try:
             check_has_engine(detector, engine)
+            if self._config.target != "output":
+                candidate_detector(detector)
         except UserInputError as error:
             raise MisconfigurationException(str(error)) from error
         try:

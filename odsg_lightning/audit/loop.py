@@ -1,24 +1,25 @@
 """One audit: which objects of a fixed set are detected, what each of their five numbers looks at, what they need."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import repeat
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from odsg_lightning.audit.choice import audited_indices, chosen_objects, listed_objects
 from odsg_lightning.audit.config import AuditConfig
+from odsg_lightning.audit.explainer import explainer_of
 from odsg_lightning.audit.measure import AuditedObject, measured
 from odsg_lightning.audit.pairing import pair_detections, pairing_counts
 from odsg_lightning.errors import BrokenInputError, OdsgError
 from odsg_lightning.occlusion.evidence import OcclusionEvidence, occlusion_evidence
 from odsg_lightning.records.maps_file import Key
-from odsg_lightning.saliency.gradients import gradient_looks
 from odsg_lightning.saliency.noise import image_generator
 from odsg_lightning.saliency.protocol import Detector
-from odsg_lightning.saliency.smoothgrad import smoothgrad
-from odsg_lightning.types import AuditSample, Detections
+from odsg_lightning.saliency.targets import as_detections, candidate_detector
+from odsg_lightning.types import AuditSample, Candidates, Detections
 
 
 class DetectorFailedError(BrokenInputError):
@@ -54,49 +55,100 @@ def audit(
 
     Raises:
         DetectorFailedError: the detector does not run on an image.
+        UserInputError: ``config.target`` asks for what the detector cannot tell.
     """
     if objects is None:
         objects = chosen_objects(listed_objects(samples), config.max_objects_per_image)
     for sample in samples:
         image = sample.image.to(device, copy=True)
-        reference = _detected(detector, image, sample.image_id)
+        reference, candidates = _detected(detector, image, sample.image_id, config)
         pairs, ious = pair_detections(sample, reference, config)
         counts = pairing_counts(sample, reference, config)
         indices = audited_indices(sample, objects)
         paired = [index for index in indices if pairs[index] >= 0]
-        saliencies = smoothgrad(
-            detector,
-            image,
-            reference,
-            [int(pairs[index]) for index in paired],
-            generator=image_generator(config.seed, sample.image_id),
-            n_samples=config.samples_per_image,
-            sigma=config.noise,
-            match_iou=config.match_iou,
-            tolerance=config.tolerance,
-            look=partial(gradient_looks, engine=config.engine, precision=config.precision),
-            on_sample=on_sample,
-        )
-        for _ in range(0 if paired else config.samples_per_image):
-            on_sample()  # progress counts the samples that an image without detections saves, too
+        subject = _subject(detector, image, sample, reference, candidates, pairs, indices, config)
+        if subject.objects:
+            maps = explainer_of(config).explain(
+                subject.detector,
+                image,
+                subject.numbers,
+                subject.rows,
+                generator=image_generator(config.seed, sample.image_id),
+                match_iou=config.match_iou if config.target == "output" else None,
+                on_sample=on_sample,
+            )
+        else:
+            maps = []
+            for _ in range(config.samples_per_image):
+                on_sample()  # progress counts the samples that an image without detections saves, too
         evidence = _evidence(detector, image, reference[pairs[paired]], sample.masks[paired], config)
-        explained = dict(zip(paired, saliencies, strict=True))
-        del saliencies  # each object's maps go when it has been measured
+        explained = dict(zip(subject.objects, zip(subject.rows, maps, strict=True), strict=True))
+        del maps  # each object's maps go when it has been measured
         for index in indices:
             if index not in explained:
                 yield AuditedObject(sample, index, counts=counts)
                 continue
-            match, saliency, hidden = int(pairs[index]), explained.pop(index), next(evidence)
-            box, score, iou = reference.boxes[match], float(reference.scores[match]), float(ious[index])
-            detected = measured(box, score, iou, saliency, hidden, sample.masks[index], config)
-            yield AuditedObject(sample, index, detected, counts)
+            row, saliency = explained.pop(index)
+            undetected = index not in paired
+            if undetected:
+                told, match, hidden = subject.numbers, row, None
+                iou = float(box_iou(sample.boxes[index, None].to(image), told.boxes[row, None]))
+            else:
+                told, match, hidden, iou = reference, int(pairs[index]), next(evidence), float(ious[index])
+            box, score, mask = told.boxes[match], float(told.scores[match]), sample.masks[index]
+            found = measured(box, score, iou, saliency, hidden, mask, config, undetected=undetected)
+            yield AuditedObject(sample, index, found, counts)
 
 
-def _detected(detector: Detector, image: Tensor, image_id: int) -> Detections:
-    """Run the detector once; whatever it raises is its own fault: its configuration or code."""
+class _Subject(NamedTuple):
+    """What is explained of an image: of each of some objects, one row of what a detector says."""
+
+    detector: Detector
+    numbers: Detections
+    objects: list[int]
+    rows: list[int]
+
+
+def _subject(
+    detector: Detector,
+    image: Tensor,
+    sample: AuditSample,
+    reference: Detections,
+    candidates: Candidates | None,
+    pairs: Tensor,
+    indices: list[int],
+    config: AuditConfig,
+) -> _Subject:
+    paired = [index for index in indices if pairs[index] >= 0]
+    if config.target == "output":
+        return _Subject(detector, reference, paired, [int(pairs[index]) for index in paired])
+    adapter = candidate_detector(detector)
+    if candidates is not None:
+        objects, asked = paired, candidates[pairs[paired]]
+    else:
+        objects = indices
+        boxes, labels = sample.boxes[indices].to(image), sample.labels[indices]
+        asked = adapter.candidates_for_objects(image, boxes, labels)
+    outputs = adapter.outputs_of(asked)
+    numbers = as_detections(outputs, image) if objects else reference[[]]
+    return _Subject(outputs, numbers, objects, list(range(len(objects))))
+
+
+def _detected(
+    detector: Detector, image: Tensor, image_id: int, config: AuditConfig
+) -> tuple[Detections, Candidates | None]:
+    """Run the detector once; whatever it raises is its own fault: its configuration or code.
+
+    Returns:
+        What it detects, and, where ``config.target`` asks for it, which candidate each detection came from.
+    """
+    candidates = None
     try:
-        with torch.no_grad():
-            (reference,) = detector.detect([image])
+        if config.target == "logit":
+            reference, candidates = candidate_detector(detector).candidates_of_detections(image)
+        else:
+            with torch.no_grad():
+                (reference,) = detector.detect([image])
     except (OdsgError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
@@ -109,7 +161,7 @@ def _detected(detector: Detector, image: Tensor, image_id: int) -> Detections:
             f"its detect() returned a {type(reference).__name__} for image id {image_id}, not an "
             "odsg_lightning.types.Detections."
         )
-    return reference
+    return reference, candidates
 
 
 def _evidence(

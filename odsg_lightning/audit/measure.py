@@ -15,10 +15,11 @@ from torch.nn import functional
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.pairing import PairingCounts
+from odsg_lightning.metrics.edges import object_enrichment, position
 from odsg_lightning.metrics.iof import object_iof
 from odsg_lightning.metrics.map_statistics import map_statistics
 from odsg_lightning.metrics.occlusion import occlusion_values
-from odsg_lightning.names import IOF_NAMES, MAP_NAMES, OCCLUSION_NAMES
+from odsg_lightning.names import EDGE_NAMES, IOF_NAMES, MAP_NAMES, OCCLUSION_NAMES
 from odsg_lightning.occlusion.evidence import DetectedAgain, OcclusionEvidence
 from odsg_lightning.records.maps_file import MAX_SIDE, Key, ObjectMaps
 from odsg_lightning.records.record import ObjectRow
@@ -32,20 +33,22 @@ _DIGITS = 6
 
 
 @dataclass(frozen=True, eq=False)
-class DetectedObject:
-    """The detection that was paired with a ground-truth object, and its maps, measured.
+class ExplainedObject:
+    """What was explained of a ground-truth object, and its maps, measured.
 
     Attributes:
-        box: ``[4]`` XYXY in pixels.
-        score: class score, 0 to 1.
-        iou: IoU with the ground-truth box.
+        box: ``[4]`` XYXY in pixels: of the detection that was paired with it, or of what stands for one.
+        score: class score of that, 0 to 1.
+        iou: IoU of that with the ground-truth box.
         saliency: the five maps.
         foreground: ``[5, H, W]`` bool, the binarised maps; empty where a map is undefined.
         iof: ``[22]`` float32 in the order of :data:`odsg_lightning.names.IOF_NAMES`, NaN where a map is undefined.
         box_maps: ``[3]`` float32 in the order of :data:`odsg_lightning.names.MAP_NAMES`, NaN without a defined box map.
+        edges: ``[16]`` float32 in the order of :data:`odsg_lightning.names.EDGE_NAMES`, NaN where it has no value.
         evidence: what is detected with pixels hidden; None if none were.
         occlusion: ``[2]`` float32 in the order of :data:`odsg_lightning.names.OCCLUSION_NAMES`, NaN where it cannot be
             judged.
+        undetected: whether no detection was paired with it.
     """
 
     box: Tensor
@@ -55,8 +58,10 @@ class DetectedObject:
     foreground: Tensor
     iof: Tensor
     box_maps: Tensor
+    edges: Tensor
     evidence: OcclusionEvidence | None
     occlusion: Tensor
+    undetected: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,19 +71,19 @@ class AuditedObject:
     Attributes:
         sample: the image it belongs to.
         index: its position among the image's objects.
-        detected: None if no detection was paired with it.
+        explained: None if there is nothing to explain: no detection was paired with it.
         counts: what the image's detections have to do with its objects.
     """
 
     sample: AuditSample
     index: int
-    detected: DetectedObject | None = None
+    explained: ExplainedObject | None = None
     counts: PairingCounts | None = None
 
     @property
     def missed(self) -> bool:
         """Whether no detection was paired with the object."""
-        return self.detected is None
+        return self.explained is None or self.explained.undetected
 
     @property
     def annotation_id(self) -> int:
@@ -110,15 +115,17 @@ def measured(
     evidence: OcclusionEvidence | None,
     mask: Tensor,
     config: AuditConfig,
-) -> DetectedObject:
+    *,
+    undetected: bool = False,
+) -> ExplainedObject:
     """Measure an object's maps against its segmentation ``[H, W]``, and what hiding pixels did. Nothing else does.
 
-    ``box``, ``score``, ``iou``, ``saliency`` and ``evidence`` are those of :class:`DetectedObject`.
+    ``box``, ``score``, ``iou``, ``saliency``, ``evidence`` and ``undetected`` are those of :class:`ExplainedObject`.
     """
     mask = mask.to(saliency.maps.device)
     smooth = smoothed(saliency.maps, config.blur_sigma)
     foreground, core = above_share(smooth, config.threshold), above_share(smooth, config.near_threshold)
-    return DetectedObject(
+    return ExplainedObject(
         box,
         score,
         iou,
@@ -126,8 +133,10 @@ def measured(
         foreground,
         object_iof(foreground, core, mask, config.near_margin),
         map_statistics(saliency.maps, smooth, foreground, mask),
+        torch.cat([object_enrichment(foreground, mask).flatten(), position(saliency.maps[None], mask[None])[0]]),
         evidence,
         _occlusion(evidence, score),
+        undetected,
     )
 
 
@@ -138,23 +147,25 @@ def _occlusion(evidence: OcclusionEvidence | None, score: float) -> Tensor:
 
 
 def object_row(item: AuditedObject) -> ObjectRow:
-    """Return the object's row: its names, and its values rounded to 6 digits if it was detected."""
+    """Return the object's row: its names, and its values rounded to 6 digits if it was explained."""
     row = ObjectRow(*item.key, item.sample.file_name, item.category)
-    detected = item.detected
-    if detected is None:
+    explained = item.explained
+    if explained is None:
         return row
-    x1, y1, x2, y2 = (round(coordinate, _DIGITS) for coordinate in detected.box.tolist())
+    x1, y1, x2, y2 = (round(coordinate, _DIGITS) for coordinate in explained.box.tolist())
     return replace(
         row,
-        iou=round(detected.iou, _DIGITS),
-        score=round(detected.score, _DIGITS),
+        iou=round(explained.iou, _DIGITS),
+        score=round(explained.score, _DIGITS),
         box=(x1, y1, x2, y2),
-        matched_samples=detected.saliency.matched_samples,
-        n_samples=detected.saliency.n_samples,
-        iof=_by_name(IOF_NAMES, detected.iof),
-        box_maps=_by_name(MAP_NAMES, detected.box_maps),
-        occlusion={} if detected.evidence is None else _by_name(OCCLUSION_NAMES, detected.occlusion),
-        detected_again={} if detected.evidence is None else dict(_detected_again(detected.evidence)),
+        matched_samples=explained.saliency.matched_samples,
+        n_samples=explained.saliency.n_samples,
+        undetected=explained.undetected,
+        iof=_by_name(IOF_NAMES, explained.iof),
+        box_maps=_by_name(MAP_NAMES, explained.box_maps),
+        edges=_by_name(EDGE_NAMES, explained.edges),
+        occlusion={} if explained.evidence is None else _by_name(OCCLUSION_NAMES, explained.occlusion),
+        detected_again={} if explained.evidence is None else dict(_detected_again(explained.evidence)),
     )
 
 
@@ -185,12 +196,12 @@ def object_maps(item: AuditedObject, strip: NDArray[np.uint8] | None = None) -> 
         strip: ``[H, W, 3]`` RGB, the picture of the object.
 
     Returns:
-        None if the object was missed.
+        None if nothing of it was explained.
     """
-    if item.detected is None:
+    if item.explained is None:
         return None
-    reduced = _block_means(item.detected.saliency.maps.float())
-    filled = _block_means(item.detected.foreground.float())
+    reduced = _block_means(item.explained.saliency.maps.float())
+    filled = _block_means(item.explained.foreground.float())
     fullest = filled.amax(dim=(1, 2), keepdim=True)
     foreground = (filled >= fullest.clamp(max=0.5)) & (fullest > 0)
     # A map that is zero everywhere is as undefined as one that is not finite: 0 / 0 is NaN.

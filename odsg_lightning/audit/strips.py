@@ -7,7 +7,7 @@ from torch import Tensor
 
 from odsg_lightning.audit.choice import audited_indices
 from odsg_lightning.audit.config import AuditConfig
-from odsg_lightning.audit.measure import AuditedObject, DetectedObject
+from odsg_lightning.audit.measure import AuditedObject, ExplainedObject
 from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES
 from odsg_lightning.occlusion.evidence import DetectedAgain
 from odsg_lightning.records.maps_file import Key
@@ -21,42 +21,43 @@ def audited_strip(item: AuditedObject, config: AuditConfig) -> np.ndarray:
     Returns:
         ``[H, W, 3]`` uint8 RGB.
     """
-    sample, detected = item.sample, item.detected
+    sample, explained = item.sample, item.explained
     place = f"{item.category}, image {sample.image_id}, annotation {item.annotation_id}"
     truth = sample.boxes[item.index]
-    if detected is None:
+    if explained is None:
         title = f"{place}: missed (no detection above {config.score_threshold:g})"
         return object_strip(
             sample.image, None, None, ground_truth_box=truth, detected_box=None, mask=item.mask, title=title
         )
-    iof = dict(zip(IOF_NAMES, detected.iof.tolist(), strict=True))
+    iof = dict(zip(IOF_NAMES, explained.iof.tolist(), strict=True))
     captions = [f"edge {iof[f'{p}/edge']:.2f}  object {iof[f'{p}/object']:.2f}" for p in BOX_PARAMETERS]
     captions.append(f"object {iof['score/object']:.2f}")
-    matched = f"{detected.saliency.matched_samples}/{detected.saliency.n_samples} noise samples"
+    matched = f"{explained.saliency.matched_samples}/{explained.saliency.n_samples} noise samples"
+    missed = "missed, its anchor or region: " if explained.undetected else ""
     return object_strip(
         sample.image,
-        detected.saliency.maps,
-        detected.foreground,
+        explained.saliency.maps,
+        explained.foreground,
         ground_truth_box=truth,
-        detected_box=detected.box,
+        detected_box=explained.box,
         mask=item.mask,
-        title=f"{place}: score {detected.score:.3f}, IoU {detected.iou:.2f}, {matched}",
+        title=f"{place}: {missed}score {explained.score:.3f}, IoU {explained.iou:.2f}, {matched}",
         captions=captions,
-        hidden=_hidden(detected),
+        hidden=_hidden(explained),
     )
 
 
-def _hidden(detected: DetectedObject) -> list[HiddenPixels]:
+def _hidden(explained: ExplainedObject) -> list[HiddenPixels]:
     """Return what the two panels show: what was detected on the object alone, and without the object."""
-    evidence = detected.evidence
+    evidence = explained.evidence
     if evidence is None:
-        return [HiddenPixels("switched off")] * 2
+        return [HiddenPixels("not detected" if explained.undetected else "switched off")] * 2
     alone, without = evidence.that_count
     told = evidence.sufficiency[alone], evidence.necessity[without]
     return [
         HiddenPixels()
         if again is None or picture is None
-        else HiddenPixels(_says(again), picture, _box_again(detected.box, again))
+        else HiddenPixels(_says(again), picture, _box_again(explained.box, again))
         for again, picture in zip(told, evidence.pictures, strict=True)
     ]
 

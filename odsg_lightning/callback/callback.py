@@ -12,20 +12,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from odsg_lightning.audit.config import AuditConfig, Method
+from odsg_lightning.audit.config import AuditConfig, ExplainerName, Target
 from odsg_lightning.audit.engine_notice import EngineNotice
 from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.audit.measure import fingerprint
 from odsg_lightning.callback.checks import audit_set_of, check_arguments, check_counts, check_trainer
 from odsg_lightning.callback.dashboard import Dashboard
-from odsg_lightning.callback.distributed import AuditResult, DistributedAudit
-from odsg_lightning.callback.drift_log import DriftLog, settings_of_maps
+from odsg_lightning.callback.distributed import AuditResult, DistributedAudit, audit_scalars
+from odsg_lightning.callback.drift_log import DriftLog, settings_in_state_key
 from odsg_lightning.callback.failure import OnError, report_failure, try_or_report
 from odsg_lightning.callback.monitors import forget, let_monitors_wait
 from odsg_lightning.callback.record_writer import RecordWriter
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.metrics.iof import IntersectionOverForeground
-from odsg_lightning.records.means import audit_counts, evidence_means
 from odsg_lightning.saliency.options import Engine, Precision
 from odsg_lightning.saliency.protocol import Detector
 from odsg_lightning.types import AuditSample
@@ -43,6 +42,9 @@ class ODSmoothGradCallback(Callback):
     - ``iof/<parameter>/<region>``: which share of a map's foreground lies on that third (edge, middle, opposite) of the
       object, on the object as a whole, or, of a smaller foreground, near it; ``iof/object``, ``iof/near``,
       ``iof/edge``, ``iof/middle``, ``iof/opposite``: means of the four box maps;
+    - ``enrichment/<parameter>/<region>``: how many times more of it lies on a third than of a uniform map;
+      ``position/<parameter>``: where its mass lies, 0 at the parameter's own edge, 1 at the other
+      (:mod:`odsg_lightning.metrics.edges`); ``enrichment/edge`` and so on, ``position/mean``: means;
     - ``maps/area_ratio``: size of a box map's foreground by the object's; ``maps/relevance_mass``: share of its sum on
       the object; ``maps/pointing_game``: share of the box maps whose maximum lies on it;
     - ``audit/recall``: share of the objects that were detected; ``audit/defined``: share of their maps with a value;
@@ -68,7 +70,8 @@ class ODSmoothGradCallback(Callback):
         every_n_validations: audit the first validation of a fit and then every n-th; a resumed fit keeps to this count,
             but audits its first validation, too. ``trainer.validate`` and ``trainer.test`` are always audited.
         audit_samples: the audit set; by default that of the data module (``trainer.datamodule.audit_samples()``).
-        method: ``"smoothgrad"``, or ``"gradient"`` for the plain gradient (one sample without noise).
+        explainer: ``"smoothgrad"``, or ``"gradient"`` for the plain gradient (one sample without noise).
+        target: ``"output"``, ``"logit"`` or ``"ground_truth"``: :class:`odsg_lightning.audit.config.AuditConfig`.
         n_samples: noise samples of SmoothGrad; with a ``tolerance``, the most that an object gets.
         sigma: standard deviation of the noise relative to the pixel range (0.05 is 12.75 grey levels).
         threshold: share of a blurred map's maximum above which a pixel is foreground.
@@ -115,7 +118,8 @@ class ODSmoothGradCallback(Callback):
         every_n_validations: int = 1,
         *,
         audit_samples: Sequence[AuditSample] | None = None,
-        method: Method = AuditConfig.method,
+        explainer: ExplainerName = AuditConfig.explainer,
+        target: Target = AuditConfig.target,
         n_samples: int = AuditConfig.n_samples,
         sigma: float = AuditConfig.sigma,
         threshold: float = AuditConfig.threshold,
@@ -145,7 +149,8 @@ class ODSmoothGradCallback(Callback):
         check_arguments(every_n_validations, on_error, drift, reference)
         check_counts(max_strips=max_strips, reseeded_images=reseeded_images)
         self.config = AuditConfig(
-            method=method,
+            explainer=explainer,
+            target=target,
             n_samples=n_samples,
             sigma=sigma,
             match_iou=match_iou,
@@ -238,7 +243,7 @@ class ODSmoothGradCallback(Callback):
     @property
     def state_key(self) -> str:
         """Tells this callback's state from that of another one: by its cadence, and by all that its maps depend on."""
-        settings = settings_of_maps(self.config.measured)
+        settings = settings_in_state_key(self.config.measured)
         return self._generate_state_key(every_n_validations=self.every_n_validations, **settings)
 
     def state_dict(self) -> dict[str, Any]:
@@ -289,12 +294,4 @@ class ODSmoothGradCallback(Callback):
         self.log_dict(scalars)  # type: ignore[attr-defined] # Lightning attaches it to every callback
 
     def _scalars(self, result: AuditResult) -> dict[str, float]:
-        """Return every value by the name under which it is logged, NaN where there is none."""
-        self.iof.reset()
-        self.iof.update(values=result.iof)
-        iof = {f"iof/{name}": float(value) for name, value in self.iof.compute().items()}
-        means = evidence_means(result.rows) | audit_counts(result.rows)
-        values = {name: math.nan if value is None else value for name, value in means.items()}
-        if not self.config.occlusion:
-            values = {name: value for name, value in values.items() if not name.startswith("occlusion/")}
-        return iof | values | self._drift.scalars(result.maps, result.reseeded)
+        return audit_scalars(result, self.iof, self.config) | self._drift.scalars(result.maps, result.reseeded)

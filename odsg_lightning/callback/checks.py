@@ -13,6 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from odsg_lightning.callback.failure import OnError
 from odsg_lightning.errors import UserInputError
+from odsg_lightning.names import FAMILIES
 from odsg_lightning.records.audit_set import samples_sha256
 from odsg_lightning.types import AuditSample
 
@@ -97,7 +98,7 @@ def _check_weight_averaging(callbacks: list[Callback], audit: Callback) -> None:
 
 
 def _is_ours(monitor: str | None) -> bool:
-    return monitor is not None and monitor.startswith(("iof/", "maps/", "occlusion/", "audit/", "drift"))
+    return monitor is not None and monitor.startswith(FAMILIES)
 
 
 def audit_set_of(trainer: Trainer, samples: Sequence[AuditSample] | None) -> tuple[list[AuditSample], str, str | None]:

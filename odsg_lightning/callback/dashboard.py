@@ -21,6 +21,7 @@ _WORST = 5
 _LISTED = 20
 _LOW = 0.5  # of sufficiency or necessity: the object is named
 _COLUMNS = (*REGIONS, "object", "near")
+_LEANING = ("enrichment", "position")  # of the edge third; of the mass
 _HEADLINE = (*(f"occlusion/{name}" for name in OCCLUSION_NAMES), "audit/defined", "audit/match_rate")
 
 
@@ -65,6 +66,10 @@ def custom_scalars(*, occlusion: bool, drift: bool) -> dict[str, dict[str, list[
     layout["near and object"] = near | {p: [f"iof/{p}/near", f"iof/{p}/object"] for p in PARAMETERS}
     thirds = {"mean of the box": ["iof/edge", "iof/middle"]}
     layout["edge against middle"] = thirds | {p: [f"iof/{p}/edge", f"iof/{p}/middle"] for p in BOX_PARAMETERS}
+    layout["leaning to the edge"] = {
+        "enrichment": [f"enrichment/{region}" for region in REGIONS],
+        "position": [f"position/{name}" for name in (*BOX_PARAMETERS, "mean")],
+    }
     if drift:
         kinds = ("drift", "drift_ref", "drift_noise")
         layout["drift"] = {measure: [f"{kind}/{measure}" for kind in kinds] for measure in MEASURES}
@@ -99,9 +104,9 @@ def histograms(rows: Sequence[ObjectRow]) -> dict[str, np.ndarray]:
 def summary(rows: Sequence[ObjectRow], scalars: Mapping[str, float], lost: Sequence[Key]) -> str:
     """Return an audit as Markdown: the means, and which objects to look at. See :meth:`Dashboard.log`."""
     names = {row.key: _name(row) for row in rows}
-    detected = [row for row in rows if not row.missed]
-    worst = sorted((row for row in detected if row.object_iof is not None), key=lambda row: row.object_iof or 0.0)
-    undefined = [f"{names[row.key]} ({', '.join(row.undefined)})" for row in detected if row.undefined]
+    detected = sum(not row.missed for row in rows)
+    worst = sorted((row for row in rows if row.object_iof is not None), key=lambda row: row.object_iof or 0.0)
+    undefined = [f"{names[row.key]} ({', '.join(row.undefined)})" for row in rows if row.undefined]
     ranked = [
         [names[row.key], _two_digits(row.object_iof), _two_digits(row.score), _two_digits(row.iou)]
         for row in worst[:_WORST]
@@ -109,9 +114,9 @@ def summary(rows: Sequence[ObjectRow], scalars: Mapping[str, float], lost: Seque
     means = {name.partition("/")[2].replace("_", " "): scalars.get(name) for name in _HEADLINE if name in scalars}
     shown = [f"{name} {_two_digits(value) or 'undefined'}" for name, value in means.items()]
     parts = [
-        ", ".join([f"**{len(detected)} of {len(rows)} objects detected**", *shown]),
-        *_unsound(detected, names),
-        _table(["IOF", *_COLUMNS], [_means(scalars, parameter) for parameter in (*PARAMETERS, "")]),
+        ", ".join([f"**{detected} of {len(rows)} objects detected**", *shown]),
+        *_unsound(rows, names),
+        _table(["IOF", *_COLUMNS, *_LEANING], [_means(scalars, parameter) for parameter in (*PARAMETERS, "")]),
         "**Least on the object**",
         _table(["object", "IOF", "score", "IoU"], ranked) if ranked else "none",
         f"**Missed since the audit before**: {_listed([names[key] for key in lost if key in names])}",
@@ -134,8 +139,10 @@ def _unsound(rows: Sequence[ObjectRow], names: Mapping[Key, str]) -> list[str]:
 
 
 def _means(scalars: Mapping[str, float], parameter: str) -> list[str]:
-    prefix = f"iof/{parameter}/" if parameter else "iof/"
-    return [parameter or "mean of the box", *(_two_digits(scalars.get(prefix + r)) for r in _COLUMNS)]
+    middle = f"/{parameter}/" if parameter else "/"
+    names = [f"iof{middle}{region}" for region in _COLUMNS] + [f"enrichment{middle}edge"]
+    names.append(f"position/{parameter or 'mean'}")
+    return [parameter or "mean of the box", *(_two_digits(scalars.get(name)) for name in names)]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,5 +1,6 @@
 """One audit by all processes together: each audits its share of the images, and all learn what came of it."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -19,8 +20,10 @@ from odsg_lightning.audit.pairing import PairingCounts, why_few_are_paired
 from odsg_lightning.audit.strips import audited_strip, drawn_objects, strip_tag
 from odsg_lightning.callback.failure import run_on_all_ranks
 from odsg_lightning.callback.progress import audit_progress
+from odsg_lightning.metrics.iof import IntersectionOverForeground
 from odsg_lightning.names import IOF_NAMES
 from odsg_lightning.records.maps_file import Key, ObjectMaps
+from odsg_lightning.records.means import audit_counts, evidence_means
 from odsg_lightning.records.record import ObjectRow
 from odsg_lightning.saliency.protocol import Detector
 from odsg_lightning.types import AuditSample
@@ -32,9 +35,9 @@ class AuditResult:
 
     Attributes:
         rows: all objects, in ascending image id and annotation id.
-        iof: ``[N, 22]`` float32, the values of the detected ones in the same order: see
-            :class:`odsg_lightning.audit.measure.DetectedObject`.
-        maps: reduced maps of the detected ones; empty if nobody needs them.
+        iof: ``[N, 22]`` float32, the values of the explained ones in the same order: see
+            :class:`odsg_lightning.audit.measure.ExplainedObject`.
+        maps: reduced maps of the explained ones; empty if nobody needs them.
         reseeded: maps of a few of them under another seed.
         pictures: ``[H, W, 3]`` uint8 RGB by tag, of the first process's objects.
         why_few: why nothing or little was paired; None if much was.
@@ -48,6 +51,23 @@ class AuditResult:
     why_few: str | None = None
 
 
+def audit_scalars(result: AuditResult, metric: IntersectionOverForeground, config: AuditConfig) -> dict[str, float]:
+    """Return what an audit measured by the name under which it is logged, NaN where there is no value.
+
+    Args:
+        result: of the audit.
+        metric: takes its IOF.
+        config: its settings.
+    """
+    metric.reset()
+    metric.update(values=result.iof)
+    iof = {f"iof/{name}": float(value) for name, value in metric.compute().items()}
+    means = evidence_means(result.rows) | audit_counts(result.rows)
+    if not config.occlusion:
+        means = {name: value for name, value in means.items() if not name.startswith("occlusion/")}
+    return iof | {name: math.nan if value is None else value for name, value in means.items()}
+
+
 @dataclass(frozen=True)
 class DistributedAudit:
     """How an audit is done.
@@ -55,9 +75,9 @@ class DistributedAudit:
     Attributes:
         config: its settings.
         max_strips: number of pictures, at most.
-        reseeded_images: how many images with a detected object are audited again under another seed.
+        reseeded_images: how many images with an explained object are audited again under another seed.
         keep_maps: whether anybody needs the maps.
-        keep_strips: whether every detected object gets a picture beside its maps.
+        keep_strips: whether every explained object gets a picture beside its maps.
     """
 
     config: AuditConfig
@@ -106,12 +126,12 @@ class DistributedAudit:
 
                 for item in audit(opened, share, config, device=device, on_sample=on_sample, objects=objects):
                     strip = None
-                    if item.key in drawn or (first and self.keep_strips and not item.missed):
+                    if item.key in drawn or (first and self.keep_strips and item.explained is not None):
                         strip = audited_strip(item, config)
                     if strip is not None and item.key in drawn:
                         pictures[strip_tag(item)] = strip
                     maps = object_maps(item, strip if self.keep_strips else None) if self.keep_maps else None
-                    iof = None if item.detected is None else item.detected.iof.cpu()
+                    iof = None if item.explained is None else item.explained.iof.cpu()
                     kept.append(_Kept(object_row(item), item.counts, iof, maps))
             return kept
 
@@ -122,8 +142,8 @@ class DistributedAudit:
 
         kept = audit_together(samples, self.config, first=True)
         rows = tuple(item.row for item in kept)
-        detected = {row.image_id for row in rows if not row.missed}
-        twice = [sample for sample in samples if sample.image_id in detected][: self.reseeded_images]
+        explained = {row.image_id for row in rows if row.explained}
+        twice = [sample for sample in samples if sample.image_id in explained][: self.reseeded_images]
         reseeded_config = replace(self.config, seed=self.config.seed + 1, occlusion=False)  # it wants the maps alone
         reseeded = audit_together(twice, reseeded_config, first=False) if twice else []
         values = [item.iof for item in kept if item.iof is not None]

@@ -26,6 +26,14 @@ def settings_of_maps(measured: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in measured.items() if name not in _NOT_OF_MAPS}
 
 
+def settings_in_state_key(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Return :func:`settings_of_maps` under the names that they had first, so that old checkpoints are taken up."""
+    settings = settings_of_maps(measured)
+    if settings["target"] == "output":  # the only one that there was
+        del settings["target"]
+    return {"method" if name == "explainer" else name: value for name, value in settings.items()}
+
+
 class DriftLog:
     """Keeps the maps of the previous audit and of the reference, through checkpoints, and compares others with them.
 

@@ -14,10 +14,11 @@ from odsg_lightning.callback.distributed import AuditResult
 from odsg_lightning.callback.failure import run_on_all_ranks
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.files import make_folder
+from odsg_lightning.names import FAMILIES
 from odsg_lightning.records.provenance import provenance
 from odsg_lightning.records.record import AuditRecord, write_record_with_maps
 
-_BESIDE = ("val/", "test/", "train/loss", "iof/", "maps/", "occlusion/", "audit/", "drift")
+_BESIDE = ("val/", "test/", "train/loss", *FAMILIES)
 _DIGITS = 6
 
 

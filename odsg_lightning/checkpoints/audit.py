@@ -154,7 +154,7 @@ def _audit_image(
     for item in audit(detector, [sample], config, device=device, on_sample=on_sample, objects=objects):
         counts = item.counts
         rows.append(object_row(item))
-        stored = object_maps(item, audited_strip(item, config)) if with_maps and not item.missed else None
+        stored = object_maps(item, audited_strip(item, config)) if with_maps and item.explained is not None else None
         if stored is not None:
             maps[item.key] = stored
     return tuple(rows), maps, counts

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
-from odsg_lightning.audit.config import AuditConfig, Method  # loads the standard library alone
+from odsg_lightning.audit.config import AuditConfig, ExplainerName, Target  # loads the standard library alone
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.saliency.options import Engine, Precision
 
@@ -81,7 +81,8 @@ def _add_audit(subcommands: Any) -> None:
     parser.add_argument("--annotations", type=Path, help="the COCO file, if not where the audit set says")
     parser.add_argument("--images", type=Path, help="folder of its images, if not there")
     choices: dict[str, tuple[Any, str]] = {
-        "method": (Method, "how maps are made"),
+        "explainer": (ExplainerName, "how maps are made"),
+        "target": (Target, "what is returned, the logit and unclipped box behind it, or those that fit each object"),
         "engine": (Engine, "how gradients are computed; same maps"),
         "precision": (Precision, "of the backward pass"),
     }
@@ -143,7 +144,7 @@ def _run_audit(options: argparse.Namespace) -> int:
 
     numbers = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in _NUMBERS}
     metrics = dict(_metric(text) for text in options.metric)
-    choices = {name: getattr(options, name) for name in ("method", "engine", "precision")}
+    choices = {name: getattr(options, name) for name in ("explainer", "target", "engine", "precision")}
     config = AuditConfig(occlusion=not options.no_occlusion, **choices, **numbers)
     if options.trust:
         print(

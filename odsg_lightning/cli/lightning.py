@@ -111,7 +111,7 @@ def _unfit_weights_named() -> Iterator[None]:
 
 def _renamed_in(message: str) -> str:
     """Return a hint for each argument of the last version that has another name now."""
-    renamed = {"samples": "audit_samples", "floor_images": "reseeded_images"}  # of ODSmoothGradCallback
+    renamed = {"samples": "audit_samples", "floor_images": "reseeded_images", "method": "explainer"}
     hints = [f"{old} is called {new} now" for old, new in renamed.items() if re.search(rf"(?<!\w){old}\b", message)]
     return f"\nAmong the callback's arguments, {', and '.join(hints)}." if hints else ""
 

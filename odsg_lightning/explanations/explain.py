@@ -1,11 +1,12 @@
 """The maps of any picture: detections chosen by score, class or a point, or objects that were not detected."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from odsg_lightning.audit.config import Target
 from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.errors import UserInputError
@@ -14,10 +15,9 @@ from odsg_lightning.explainers.smoothgrad import SmoothGrad
 from odsg_lightning.explanations.explanation import Explanation
 from odsg_lightning.explanations.inputs import ClassNames, as_pixels, check_point
 from odsg_lightning.saliency.noise import image_generator
-from odsg_lightning.saliency.protocol import CandidateDetector, CandidateOutputs, Detector
+from odsg_lightning.saliency.protocol import Detector
+from odsg_lightning.saliency.targets import as_detections, candidate_detector
 from odsg_lightning.types import Candidates, Detections
-
-Target = Literal["output", "logit", "ground_truth"]
 
 
 def explain(
@@ -103,15 +103,12 @@ def explain(
             explained, reference, candidates = adapter, found, None
         else:
             candidates = _candidates(adapter, pixels, target, boxes, wanted, score_threshold, suppressed)
-            outputs = _outputs(adapter, candidates)
-            scored = _scored(outputs, candidates, pixels)
+            scored = as_detections(candidate_detector(adapter).outputs_of(candidates), pixels)
             threshold = -1.0 if target == "ground_truth" else score_threshold
             chosen = _chosen(scored, threshold, None if target == "ground_truth" else wanted, point, max_objects)
             candidates = _ask(candidates[chosen], asked, other)
-            explained = _outputs(adapter, candidates)
-            with torch.no_grad():
-                (numbers,) = explained.detect([pixels])
-            reference = Detections(numbers.boxes, explained.probabilities(pixels), numbers.labels).detach()
+            explained = candidate_detector(adapter).outputs_of(candidates)
+            reference = as_detections(explained, pixels)
             chosen = list(range(len(candidates)))
         maps = explainer.explain(
             explained,
@@ -179,7 +176,7 @@ def _chosen(
 
 
 def _candidates(
-    adapter: Detector,
+    detector: Detector,
     pixels: Tensor,
     target: Target,
     boxes: Tensor | None,
@@ -187,11 +184,7 @@ def _candidates(
     threshold: float,
     suppressed: bool,
 ) -> Candidates:
-    if not isinstance(adapter, CandidateDetector):
-        raise UserInputError(
-            f"Expected a detector whose numbers before decoding can be asked for, but {type(adapter).__name__} returns "
-            "detections alone: target='output' explains these."
-        )
+    adapter = candidate_detector(detector)
     if target == "logit":
         if suppressed:
             return adapter.confident_candidates(pixels, threshold)
@@ -203,18 +196,6 @@ def _candidates(
             f"{'none' if labels is None else len(labels)}."
         )
     return adapter.candidates_for_objects(pixels, boxes.to(pixels), torch.tensor(labels, dtype=torch.int64))
-
-
-def _outputs(adapter: Any, candidates: Candidates) -> CandidateOutputs:
-    outputs: CandidateOutputs = adapter.outputs_of(candidates)
-    return outputs
-
-
-def _scored(outputs: CandidateOutputs, candidates: Candidates, pixels: Tensor) -> Detections:
-    """Return the candidates as detections: their boxes, and scores from 0 to 1."""
-    with torch.no_grad():
-        (numbers,) = outputs.detect([pixels])
-    return Detections(numbers.boxes, outputs.probabilities(pixels), numbers.labels)
 
 
 def _ask(candidates: Candidates, classes: list[int] | None, against: int | None) -> Candidates:

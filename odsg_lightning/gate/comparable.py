@@ -41,7 +41,7 @@ def without_values(baseline: AuditRecord, candidate: AuditRecord, checks: Sequen
     if not names:
         return ()
     for side, record in (("baseline", baseline), ("candidate", candidate)):
-        if not baseline.further and all(row.missed for row in record.objects):
+        if not baseline.further and not any(row.explained for row in record.objects):
             return (
                 f"{', '.join(names)}: no values, because the {side} detects none of the {len(record.objects)} objects.",
             )

@@ -107,10 +107,9 @@ def _changed_objects(
             sides = (None if math.isnan(side[index]) else float(side[index]) for side in (old, new))
             return ChangedObject(*before.key, before.file_name, before.category, *sides)
 
-        if before.missed:
-            continue
-        if after.missed:
+        if after.missed and not before.missed:
             missed.append(changed(*each))
+        if not (before.explained and after.explained) or after.missed != before.missed:
             continue
         if set(after.undefined) - set(before.undefined):
             undefined.append(changed(*each))

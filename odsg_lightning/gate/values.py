@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from odsg_lightning.gate.resampling import Floats
 from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, OCCLUSION_NAMES, PARAMETERS
+from odsg_lightning.records.means import mean_of_defined
 from odsg_lightning.records.record import AuditRecord, ObjectRow
 
 _BOX_MEANS = {"iof/near": "near", "iof/object": "object"}
@@ -40,7 +41,7 @@ class ComparedValues:
 
     def spread(self, name: str, objects: NDArray[np.intp]) -> float:
         """Return how far the lowest of the accepted audits lies below the mean of all, over these objects."""
-        of_audits = _mean_of_defined(self.offsets[name][:, objects], axis=1)
+        of_audits = mean_of_defined(self.offsets[name][:, objects], axis=1)
         return -float(of_audits[~np.isnan(of_audits)].min(initial=0.0))
 
 
@@ -66,7 +67,7 @@ def compared_values(accepted: Sequence[AuditRecord], candidate: AuditRecord) -> 
     """
     tables, new = [_columns(record) for record in accepted], _columns(candidate)
     stacks = {name: np.stack([table[name] for table in tables]) for name in _COLUMNS}
-    old = {name: _mean_of_defined(stacks[name], axis=0) for name in _COLUMNS}
+    old = {name: mean_of_defined(stacks[name], axis=0) for name in _COLUMNS}
     before, after, offsets = {}, {}, {}
     for name in _COLUMNS:
         before[name], after[name] = _where_both(old[name], new[name])
@@ -74,9 +75,9 @@ def compared_values(accepted: Sequence[AuditRecord], candidate: AuditRecord) -> 
     for name, region in _BOX_MEANS.items():
         columns = [f"iof/{parameter}/{region}" for parameter in BOX_PARAMETERS]
         maps = _where_both(np.stack([old[column] for column in columns]), np.stack([new[column] for column in columns]))
-        before[name], after[name] = (_mean_of_defined(side, axis=0) for side in maps)
+        before[name], after[name] = (mean_of_defined(side, axis=0) for side in maps)
         above = np.stack([offsets[column] for column in columns])
-        offsets[name] = _mean_of_defined(np.where(np.isnan(maps[0])[:, None], np.nan, above), axis=0)
+        offsets[name] = mean_of_defined(np.where(np.isnan(maps[0])[:, None], np.nan, above), axis=0)
     return ComparedValues(before, after, offsets)
 
 
@@ -96,7 +97,7 @@ def _values(row: ObjectRow) -> tuple[float | None, ...]:
         *(row.occlusion.get(name) for name in OCCLUSION_NAMES),
         1 - len(row.undefined) / len(PARAMETERS),
         *(row.iof[name] for name in IOF_NAMES),
-        1.0,
+        0.0 if row.missed else 1.0,
         row.matched_samples / row.n_samples,
     )
 
@@ -104,11 +105,3 @@ def _values(row: ObjectRow) -> tuple[float | None, ...]:
 def _where_both(one: Floats, other: Floats) -> tuple[Floats, Floats]:
     unpaired = np.isnan(one) | np.isnan(other)
     return np.where(unpaired, np.nan, one), np.where(unpaired, np.nan, other)
-
-
-def _mean_of_defined(values: Floats, axis: int) -> Floats:
-    """Return the mean of those that are no NaN; NaN where there are none."""
-    defined = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        mean: Floats = np.where(defined, values, 0).sum(axis=axis) / defined.sum(axis=axis)
-    return mean

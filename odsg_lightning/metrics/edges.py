@@ -44,12 +44,16 @@ def enrichment(maps: Tensor, masks: Tensor, *, blur_sigma: float = 2.0, threshol
     check_maps_and_masks(maps, masks)
     rows = []
     for of_object, mask in zip(maps, masks, strict=True):
-        foreground = binarise(of_object, blur_sigma, threshold)[: len(BOX_PARAMETERS), None]
-        thirds = object_thirds(mask)
-        inside = (foreground & thirds).sum(dim=(-2, -1), dtype=torch.float32)
-        area = thirds.sum(dim=(-2, -1), dtype=torch.float32)
-        rows.append(inside / inside.sum(dim=1, keepdim=True) / (area / area.sum(dim=1, keepdim=True)))
+        rows.append(object_enrichment(binarise(of_object, blur_sigma, threshold), mask))
     return torch.stack(rows) if rows else maps.new_zeros((0, len(BOX_PARAMETERS), len(REGIONS)), dtype=torch.float32)
+
+
+def object_enrichment(foreground: Tensor, mask: Tensor) -> Tensor:
+    """Compute :func:`enrichment` of one object from its binarised maps ``[5, H, W]``: ``[4, 3]`` float32."""
+    thirds = object_thirds(mask)
+    inside = (foreground[: len(BOX_PARAMETERS), None] & thirds).sum(dim=(-2, -1), dtype=torch.float32)
+    area = thirds.sum(dim=(-2, -1), dtype=torch.float32)
+    return inside / inside.sum(dim=1, keepdim=True) / (area / area.sum(dim=1, keepdim=True))
 
 
 def position(maps: Tensor, masks: Tensor) -> Tensor:

@@ -35,12 +35,16 @@ def refuse_contradictions(fingerprint: Mapping[str, Any], rows: Iterable["Object
         if most is not None and count > most:
             raise ContradictionError(f"image {image_id} has {count} objects, and max_objects_per_image is {most}")
     for row in rows:
-        for contradiction in () if row.missed else _contradictions(fingerprint, row):
+        for contradiction in _contradictions(fingerprint, row):
             raise ContradictionError(f"annotation {row.annotation_id} of image {row.image_id} {contradiction}")
 
 
 def _contradictions(fingerprint: Mapping[str, Any], row: "ObjectRow") -> Iterator[str]:
-    """Yield what cannot be true of a detected object, as the end of a sentence about it."""
+    """Yield what cannot be true of an object, as the end of a sentence about it."""
+    if row.explained != (not row.missed or fingerprint["target"] == "ground_truth"):
+        yield f"is missed and has {'values' if row.explained else 'none'}, and target is {fingerprint['target']!r}"
+    if not row.explained:
+        return
     yield from _of_the_detection(fingerprint, row)
     yield from _of_the_samples(fingerprint, row)
     yield from _of_the_maps(fingerprint, row)
@@ -49,9 +53,9 @@ def _contradictions(fingerprint: Mapping[str, Any], row: "ObjectRow") -> Iterato
 
 def _of_the_detection(fingerprint: Mapping[str, Any], row: "ObjectRow") -> Iterator[str]:
     score, iou, box = row.score or 0.0, row.iou or 0.0, row.box or (0.0, 0.0, 0.0, 0.0)
-    if score < fingerprint["score_threshold"] - _ROUNDING:
+    if score < fingerprint["score_threshold"] - _ROUNDING and not row.undetected:
         yield f"has the score {score}, which is below the score_threshold {fingerprint['score_threshold']}"
-    if iou < fingerprint["pair_iou"] - _ROUNDING:
+    if iou < fingerprint["pair_iou"] - _ROUNDING and not row.undetected:
         yield f"has the IoU {iou}, which is below the pair_iou {fingerprint['pair_iou']}"
     if box[0] > box[2] or box[1] > box[3]:
         yield f"has an inverted box, {list(box)}"
@@ -61,9 +65,11 @@ def _of_the_detection(fingerprint: Mapping[str, Any], row: "ObjectRow") -> Itera
 
 def _of_the_samples(fingerprint: Mapping[str, Any], row: "ObjectRow") -> Iterator[str]:
     matched, made = row.matched_samples or 0, row.n_samples or 0
-    expected = 1 if fingerprint["method"] == "gradient" else fingerprint["n_samples"]
+    expected = 1 if fingerprint["explainer"] == "gradient" else fingerprint.get("n_samples", made)
     if matched > made:
         yield "was matched in more noise samples than were made"
+    if matched < made and fingerprint["target"] != "output":
+        yield f"was matched in {matched} of {made} noise samples, and target {fingerprint['target']!r} matches nothing"
     if made > expected or (made < expected and fingerprint.get("tolerance") is None):
         yield f"has {made} noise samples where the settings make {expected}"
     if not matched and set(row.undefined) != set(PARAMETERS):
@@ -84,10 +90,18 @@ def _of_the_maps(fingerprint: Mapping[str, Any], row: "ObjectRow") -> Iterator[s
             yield f"has more of the map of {parameter} on its thirds, {thirds:.6g}, than on the whole"
     if set(BOX_PARAMETERS) <= set(row.undefined) and any(value is not None for value in row.box_maps.values()):
         yield "has values of box_maps and no box map that is defined"
+    for name, value in row.edges.items():
+        parameter = name.split("/")[1]
+        if value is not None and parameter in row.undefined:
+            yield f"has {name}, and its map of {parameter} is undefined"
+        if value is not None and name.startswith("enrichment/") and not iof.get(f"{parameter}/object"):
+            yield f"has {name}, and nothing of its map of {parameter} on the object"
 
 
 def _of_the_occlusion(fingerprint: Mapping[str, Any], row: "ObjectRow") -> Iterator[str]:
-    told = fingerprint.get("occlusion")  # such as "blur + grey, inpaint"; False, or absent in earlier versions
+    told = (
+        False if row.undetected else fingerprint.get("occlusion")
+    )  # such as "blur + grey, inpaint"; False, or absent in earlier versions
     ways = [part.split(" + ") for part in told.split(", ")] if isinstance(told, str) else []
     hidden = {f"{name}/{way}" for name, of_name in zip(OCCLUSION_NAMES, ways, strict=False) for way in of_name}
     if set(row.detected_again) != hidden or set(row.occlusion) != (set(OCCLUSION_NAMES) if hidden else set()):

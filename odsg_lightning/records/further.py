@@ -1,7 +1,8 @@
 """Further accepted audits inside a baseline: where each comes from, and its values.
 
 In JSON, ``further`` is a list of ``provenance`` and ``objects``. The objects come in the order of the record's own, so
-they need no names: null is a missed one, anything else the values of a detected one. The fingerprint is the record's.
+they need no names: null is one of which nothing was explained, anything else its values, with ``"status": "missed"`` if
+they are not those of a detection. The fingerprint is the record's.
 """
 
 import json
@@ -20,7 +21,7 @@ def compact(content: Mapping[str, Any]) -> dict[str, Any]:
         >>> compact({"provenance": {}, "objects": [{"image_id": 1, "status": "missed"}]})
         {'provenance': {}, 'objects': [None]}
     """
-    objects = [None if row["status"] == "missed" else _without_names(row) for row in content["objects"]]
+    objects = [_without_names(row) if "iof" in row else None for row in content["objects"]]
     return {"provenance": content["provenance"], "objects": objects}
 
 
@@ -56,4 +57,7 @@ def further_as_lines(audits: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _without_names(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in (*_NAMES, "status")}
+    told = {name: value for name, value in row.items() if name not in _NAMES}
+    if told["status"] == "detected":
+        del told["status"]
+    return told

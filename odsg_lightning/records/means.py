@@ -5,19 +5,28 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from odsg_lightning.names import IOF_NAMES, MAP_NAMES, OCCLUSION_NAMES, PARAMETERS, SUMMARY_NAMES
+from odsg_lightning.names import (
+    BOX_PARAMETERS,
+    EDGE_NAMES,
+    IOF_NAMES,
+    MAP_NAMES,
+    OCCLUSION_NAMES,
+    PARAMETERS,
+    REGIONS,
+    SUMMARY_NAMES,
+)
 from odsg_lightning.records.record import ObjectRow
 
 
 def iof_values(rows: Iterable[ObjectRow]) -> dict[str, NDArray[np.float64]]:
-    """Return, for each of ``names.IOF_NAMES``, the values of the detected objects ``[N]``, NaN where undefined."""
+    """Return, for each of ``names.IOF_NAMES``, the values of the explained objects ``[N]``, NaN where undefined."""
     values = [[row.iof[name] for name in IOF_NAMES] for row in rows if row.iof is not None]
     table = np.array(values, dtype=np.float64).reshape(-1, len(IOF_NAMES))
     return dict(zip(IOF_NAMES, table.T, strict=True))
 
 
 def audit_means(rows: Sequence[ObjectRow]) -> dict[str, float | None]:
-    """Return ``iof/...``, ``maps/...``, ``occlusion/...`` and :func:`audit_counts`.
+    """Return ``iof/...``, :func:`evidence_means` and :func:`audit_counts`.
 
     Undefined values are left out; a mean or a share of nothing is None. The summaries ``iof/object``, ``iof/near``,
     ``iof/edge``, ``iof/middle`` and ``iof/opposite`` are the mean over objects of the mean of the object's defined box
@@ -34,30 +43,39 @@ def audit_means(rows: Sequence[ObjectRow]) -> dict[str, float | None]:
 
 
 def evidence_means(rows: Sequence[ObjectRow]) -> dict[str, float | None]:
-    """Return ``maps/...`` and ``occlusion/...``: means over the detected objects, None without a value."""
+    """Return ``maps/...``, ``enrichment/...``, ``position/...`` and ``occlusion/...``: means, None without a value.
+
+    ``enrichment/edge``, ``enrichment/middle``, ``enrichment/opposite`` and ``position/mean`` are means over objects of
+    the mean of the object's defined box maps.
+    """
     values = {f"maps/{name}": [row.box_maps.get(name) for row in rows] for name in MAP_NAMES}
+    values |= {name: [row.edges.get(name) for row in rows] for name in EDGE_NAMES}
     values |= {f"occlusion/{name}": [row.occlusion.get(name) for row in rows] for name in OCCLUSION_NAMES}
-    return {name: mean_or_none(np.array(of_objects, dtype=np.float64)) for name, of_objects in values.items()}
+    table = {name: np.array(of_objects, dtype=np.float64) for name, of_objects in values.items()}
+    summaries = {f"enrichment/{region}": [f"enrichment/{p}/{region}" for p in BOX_PARAMETERS] for region in REGIONS}
+    summaries["position/mean"] = [f"position/{parameter}" for parameter in BOX_PARAMETERS]
+    table |= {name: mean_of_defined(np.stack([table[n] for n in names]), 0) for name, names in summaries.items()}
+    return {name: mean_or_none(of_objects) for name, of_objects in table.items()}
 
 
 def audit_counts(rows: Sequence[ObjectRow]) -> dict[str, float | None]:
     """Return what there is to count, None for a share of nothing.
 
     ``audit/recall`` (share of the objects that were detected), ``audit/n_objects``, ``audit/defined`` (share of the
-    detected objects' maps with a value), ``audit/n_undefined`` (maps without one), ``audit/match_rate`` (share of the
-    noise samples in which a detected object was detected again) and ``audit/samples_per_object`` (noise samples made
-    for a detected object).
+    explained objects' maps with a value), ``audit/n_undefined`` (maps without one), ``audit/match_rate`` (share of the
+    noise samples in which an explained object was detected again) and ``audit/samples_per_object`` (noise samples made
+    for an explained object).
     """
-    detected = [row for row in rows if not row.missed]
-    samples = sum(row.n_samples or 0 for row in detected)
-    undefined = sum(len(row.undefined) for row in detected)
+    explained = [row for row in rows if row.explained]
+    samples, maps = sum(row.n_samples or 0 for row in explained), len(PARAMETERS) * len(explained)
+    undefined = sum(len(row.undefined) for row in explained)
     return {
-        "audit/recall": _share(len(detected), len(rows)),
+        "audit/recall": _share(sum(not row.missed for row in rows), len(rows)),
         "audit/n_objects": float(len(rows)),
-        "audit/defined": _share(len(PARAMETERS) * len(detected) - undefined, len(PARAMETERS) * len(detected)),
+        "audit/defined": _share(maps - undefined, maps),
         "audit/n_undefined": float(undefined),
-        "audit/match_rate": _share(sum(row.matched_samples or 0 for row in detected), samples),
-        "audit/samples_per_object": _share(samples, len(detected)),
+        "audit/match_rate": _share(sum(row.matched_samples or 0 for row in explained), samples),
+        "audit/samples_per_object": _share(samples, len(explained)),
     }
 
 
@@ -65,6 +83,14 @@ def mean_or_none(values: NDArray[np.float64]) -> float | None:
     """Return the mean of those that are no NaN; None if there are none."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else None
+
+
+def mean_of_defined(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Return the mean along an axis of those that are no NaN; NaN where there are none."""
+    defined = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[np.float64] = np.where(defined, values, 0).sum(axis=axis) / defined.sum(axis=axis)
+    return mean
 
 
 def _share(part: int, whole: int) -> float | None:

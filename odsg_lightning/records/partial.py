@@ -90,15 +90,15 @@ class PartialAudit:
             log.warning("Image id %d is audited again: %s", image_id, error)
             return None
         expected = {(image_id, annotation_id) for annotation_id in annotation_ids}
-        detected = {row.key for row in part.objects if not row.missed}
+        explained = {row.key for row in part.objects if row.explained}
         same_head = (part.fingerprint, part.provenance) == (self._record.fingerprint, self._record.provenance)
-        if not same_head or set(part.by_key) != expected or (maps is not None and maps.keys != detected):
+        if not same_head or set(part.by_key) != expected or (maps is not None and maps.keys != explained):
             log.warning("Image id %d is audited again: %s holds another audit.", image_id, path)
             return None
         return part.objects
 
     def add(self, rows: Iterable[ObjectRow], maps: Mapping[Key, ObjectMaps]) -> None:
-        """Keep a finished image: the rows of all its audited objects, and the maps of those detected."""
+        """Keep a finished image: the rows of all its audited objects, and the maps of those explained."""
         objects = tuple(sorted(rows, key=lambda row: row.key))
         part = AuditRecord(self._record.fingerprint, self._record.provenance, objects)
         write_record_with_maps(part, self._path(objects[0].image_id), sorted(maps.items()) if self._with_maps else None)

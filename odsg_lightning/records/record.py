@@ -21,7 +21,7 @@ from odsg_lightning.records.maps_file import Key, ObjectMaps, maps_writer
 from odsg_lightning.records.pair import write_pair
 from odsg_lightning.records.versions import converted
 
-SCHEMA = "odsg-audit-record/3"
+SCHEMA = "odsg-audit-record/4"
 
 ABSENT = object()
 """Stands for the value of an entry that one of two mappings lacks."""
@@ -29,7 +29,7 @@ ABSENT = object()
 
 @dataclass(frozen=True, slots=True)
 class ObjectRow:
-    """One ground-truth object after an audit. Everything behind ``category`` is None if the object was missed.
+    """One ground-truth object after an audit. Everything behind ``category`` is None if nothing of it was explained.
 
     Attributes:
         image_id: COCO image id.
@@ -43,10 +43,13 @@ class ObjectRow:
         n_samples: number of noise samples that were made for it.
         iof: the values of :data:`odsg_lightning.names.IOF_NAMES`, 0 to 1; None where a map is undefined.
         box_maps: the values of :data:`odsg_lightning.names.MAP_NAMES`; None where no box map is defined.
+        edges: the values of :data:`odsg_lightning.names.EDGE_NAMES`; None where a map has none.
         occlusion: the values of :data:`odsg_lightning.names.OCCLUSION_NAMES`, 0 to 1; None where it cannot be judged.
         detected_again: what was detected of the object with pixels hidden, by ``<value of occlusion>/<replacement>``:
             ``score`` and ``iou`` with the detection of the whole image, 0 without a detection, and ``shift``, by which
             its coordinates moved, in widths and heights of the box; None where it cannot be judged.
+        undetected: whether there is no paired detection, and the values are those of the anchor or region that fits the
+            object best (``target`` ``"ground_truth"``): its score, box and maps. Nothing was hidden from it.
     """
 
     image_id: int
@@ -60,8 +63,10 @@ class ObjectRow:
     n_samples: int | None = None
     iof: Mapping[str, float | None] | None = None
     box_maps: Mapping[str, float | None] = field(default_factory=dict)
+    edges: Mapping[str, float | None] = field(default_factory=dict)
     occlusion: Mapping[str, float | None] = field(default_factory=dict)
     detected_again: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
+    undetected: bool = False
 
     @property
     def key(self) -> Key:
@@ -69,12 +74,17 @@ class ObjectRow:
         return self.image_id, self.annotation_id
 
     @property
+    def explained(self) -> bool:
+        """Whether there are values: of the paired detection, or of what stands for one."""
+        return self.iof is not None
+
+    @property
     def missed(self) -> bool:
         """Whether no detection was paired with the object."""
-        return self.iof is None
+        return self.iof is None or self.undetected
 
     def box_mean(self, region: str) -> float | None:
-        """Return the mean of the defined box maps' IOF of a region; None if none is defined or the object was missed.
+        """Return the mean of the defined box maps' IOF of a region; None if none is defined.
 
         Args:
             region: one of :data:`odsg_lightning.names.SUMMARY_NAMES`.
@@ -90,7 +100,7 @@ class ObjectRow:
 
     @property
     def undefined(self) -> tuple[str, ...]:
-        """The parameters whose map is undefined; empty if the object was missed."""
+        """The parameters whose map is undefined; empty if nothing was explained."""
         return () if self.iof is None else tuple(p for p in PARAMETERS if self.iof[f"{p}/object"] is None)
 
 
@@ -219,6 +229,7 @@ def _from_json(content: dict[str, Any]) -> AuditRecord:
         values = {name: value for name, value in raw.items() if name != "status"}
         if "box" in values:
             values["box"] = tuple(values["box"])
+            values["undetected"] = raw.get("status") == "missed"
         rows.append(ObjectRow(**values))
     refuse_contradictions(content["fingerprint"], rows)
     return AuditRecord(
@@ -267,6 +278,7 @@ def _row_as_json(row: ObjectRow) -> dict[str, Any]:
         "n_samples": row.n_samples,
         "iof": dict(row.iof),
         "box_maps": dict(row.box_maps),
+        "edges": dict(row.edges),
         "occlusion": dict(row.occlusion),
         "detected_again": {name: None if again is None else dict(again) for name, again in row.detected_again.items()},
     }

@@ -11,7 +11,7 @@ from odsg_lightning.text import number, plain
 
 
 def iof_table(means: Mapping[str, float | None], title: str) -> Table:
-    """Return the mean IOF by parameter and region.
+    """Return the mean IOF by parameter and region, and to which edge the maps lean.
 
     Args:
         means: by logged name, such as ``iof/x_min/edge``; None or NaN for a mean of nothing.
@@ -22,11 +22,16 @@ def iof_table(means: Mapping[str, float | None], title: str) -> Table:
     table.add_column("IOF")
     for name in regions:
         table.add_column(name, justify="right")
+    for name in ("enrichment", "position"):
+        table.add_column(name, justify="right")
     for parameter in BOX_PARAMETERS:
-        table.add_row(parameter, *(number(means[f"iof/{parameter}/{region}"], 2) for region in regions))
+        lean = f"enrichment/{parameter}/edge", f"position/{parameter}"
+        names = (*(f"iof/{parameter}/{region}" for region in regions), *lean)
+        table.add_row(parameter, *(number(means[name], 2) for name in names))
     of_score = (number(means[f"iof/score/{region}"], 2) for region in regions[len(REGIONS) :])
     table.add_row("score", *[""] * len(REGIONS), *of_score, end_section=True)
-    table.add_row("mean of the box", *(number(means[f"iof/{region}"], 2) for region in regions), end_section=True)
+    names = (*(f"iof/{region}" for region in regions), "enrichment/edge", "position/mean")
+    table.add_row("mean of the box", *(number(means[name], 2) for name in names), end_section=True)
     return table
 
 

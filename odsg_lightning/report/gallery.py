@@ -116,9 +116,9 @@ def status_words(row: ObjectRow | None) -> str:
     """Return what a record says of an object, in words."""
     if row is None:
         return "not audited"
-    if row.missed:
-        return "missed"
-    return f"undefined: {', '.join(row.undefined)}" if row.undefined else "detected"
+    words = ["missed"] * row.missed
+    words += [f"undefined: {', '.join(row.undefined)}"] * bool(row.undefined)
+    return "; ".join(words) or "detected"
 
 
 def _card(audits: Sequence[Audit], key: Key) -> Card:

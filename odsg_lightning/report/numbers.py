@@ -23,7 +23,7 @@ class Measure:
         key: of the value: :attr:`Numbers.values_by_key`.
         better: which values are good.
         digits: shown behind the point.
-        logged: whether it is there only if a Trainer logged it, so that its absence tells nothing.
+        logged: whether it is not in every record, so that its absence tells nothing: a Trainer logs it, or it is new.
     """
 
     name: str
@@ -45,6 +45,14 @@ SUMMARY: Mapping[str, tuple[Measure, ...]] = {
         Measure("Edge IOF", "on the third at the parameter's own edge", "iof/edge"),
         Measure("Middle IOF", "on the middle third", "iof/middle", "neither"),
         Measure("Opposite IOF", "on the third across", "iof/opposite", "neither"),
+        Measure(
+            "Edge enrichment",
+            "on the edge third, in multiples of a uniform map",
+            "enrichment/edge",
+            digits=2,
+            logged=True,
+        ),
+        Measure("Position", "of a map's mass: 0 at its own edge, 1 across", "position/mean", "lower", logged=True),
         Measure("Relevance mass", "share of a map's sum on the object", "maps/relevance_mass"),
         Measure("Pointing game", "maps whose maximum lies on the object", "maps/pointing_game"),
         Measure("Foreground area", "of a map, in areas of the object", "maps/area_ratio", "neither"),

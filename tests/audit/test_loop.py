@@ -64,12 +64,12 @@ def test_every_object_comes_back_paired_or_missed():
     sample = box_sample(TWO, [0, 1], first_annotation=40)
     found, missed = audit(detector_of(TWO[:1], [0.95], [0]), [sample], AuditConfig(n_samples=3))
     assert (found.annotation_id, found.key, found.missed) == (40, (1, 40), False)
-    assert found.detected.score == pytest.approx(0.95)
-    assert found.detected.iou == pytest.approx(1)
-    assert found.detected.box.tolist() == pytest.approx(TWO[0])
-    assert found.detected.saliency.matched_samples == 3
+    assert found.explained.score == pytest.approx(0.95)
+    assert found.explained.iou == pytest.approx(1)
+    assert found.explained.box.tolist() == pytest.approx(TWO[0])
+    assert found.explained.saliency.matched_samples == 3
     assert torch.equal(found.mask, sample.masks[0])
-    assert (missed.annotation_id, missed.key, missed.missed, missed.detected) == (41, (1, 41), True, None)
+    assert (missed.annotation_id, missed.key, missed.missed, missed.explained) == (41, (1, 41), True, None)
 
 
 def test_category_is_a_name_or_what_stands_for_it():
@@ -85,10 +85,10 @@ def test_an_object_is_measured_in_the_loop():
     sample = box_sample(TWO, [0, 1])
     detector = detector_of(TWO, [0.95, 0.96], [0, 1])
     for index, found in enumerate(audit(detector, [sample], config)):
-        maps = found.detected.saliency.maps
-        assert torch.equal(found.detected.foreground, binarise(maps, 0.5, 0.6))
+        maps = found.explained.saliency.maps
+        assert torch.equal(found.explained.foreground, binarise(maps, 0.5, 0.6))
         expected = intersection_over_foreground(maps[None], sample.masks[[index]], blur_sigma=0.5, threshold=0.6)[0]
-        assert torch.equal(found.detected.iof, expected)
+        assert torch.equal(found.explained.iof, expected)
 
 
 def test_an_object_s_maps_are_blurred_once(monkeypatch):
@@ -134,15 +134,15 @@ def test_what_hiding_pixels_does_is_measured_in_the_loop_object_by_object():
     items = list(audit(detector, [replace(sample, image=bright)], AuditConfig(n_samples=1)))
     assert len(items) == 2
     for item, shown in zip(items, (detector.seen[-2 * HIDDEN : -HIDDEN], detector.seen[-HIDDEN:]), strict=True):
-        evidence = item.detected.evidence
+        evidence = item.explained.evidence
         alone, without = evidence.pictures
         assert torch.equal(alone, shown[list(evidence.sufficiency).index(evidence.that_count[0])])
         assert torch.equal(without, shown[len(evidence.sufficiency)])
         assert torch.equal(alone[:, item.mask], bright[:, item.mask])  # the object is as it was
         assert (without[0][item.mask] < 200).all()
-        assert next(iter(evidence.sufficiency.values())).score == pytest.approx(item.detected.score, abs=1e-3)
+        assert next(iter(evidence.sufficiency.values())).score == pytest.approx(item.explained.score, abs=1e-3)
         assert next(iter(evidence.necessity.values())).shift is not None  # at its place, with a score of 0
-        assert item.detected.occlusion.tolist() == [1, 1]
+        assert item.explained.occlusion.tolist() == [1, 1]
 
 
 def test_a_detector_that_answers_one_of_several_images_is_told_so():
@@ -158,8 +158,8 @@ def test_nothing_is_hidden_where_occlusion_is_off():
     detector = detector_of(TWO, [0.95, 0.96], [0, 1])
     config = AuditConfig(n_samples=2, occlusion=False)
     for item in audit(detector, [box_sample(TWO, [0, 1])], config):
-        assert item.detected.evidence is None
-        assert item.detected.occlusion.isnan().all()
+        assert item.explained.evidence is None
+        assert item.explained.occlusion.isnan().all()
         assert (object_row(item).occlusion, object_row(item).detected_again) == ({}, {})
     assert len(detector.seen) == 3  # the image and two noise samples
 
@@ -167,7 +167,7 @@ def test_nothing_is_hidden_where_occlusion_is_off():
 def test_the_maps_are_the_same_with_and_without_occlusion():
     rows = [
         [
-            (item.detected.saliency.maps, item.detected.iof)
+            (item.explained.saliency.maps, item.explained.iof)
             for item in audit(
                 detector_of(TWO, [0.95, 0.96], [0, 1], QuadraticDetector),
                 [box_sample(TWO, [0, 1])],
@@ -183,7 +183,7 @@ def test_the_maps_are_the_same_with_and_without_occlusion():
 def test_pictures_with_hidden_pixels_go_when_the_next_image_comes():
     samples = [box_sample(TWO, [0, 1], image_id=number, first_annotation=10 * number) for number in (1, 2)]
     objects = audit(detector_of(TWO, [0.95, 0.96], [0, 1]), samples, AuditConfig(n_samples=1))
-    pictures = [weakref.ref(picture) for picture in next(objects).detected.evidence.pictures]
+    pictures = [weakref.ref(picture) for picture in next(objects).explained.evidence.pictures]
     next(objects)
     assert next(objects).sample is samples[1]
     gc.collect()
@@ -193,15 +193,15 @@ def test_pictures_with_hidden_pixels_go_when_the_next_image_comes():
 def test_maps_belong_to_their_objects():
     detector = detector_of(TWO[::-1], [0.95, 0.96], [1, 0])
     first, second = audit(detector, [box_sample(TWO, [0, 1])], AuditConfig(n_samples=2))
-    torch.testing.assert_close(first.detected.saliency.maps, detector.weights[1].abs().amax(1))
-    torch.testing.assert_close(second.detected.saliency.maps, detector.weights[0].abs().amax(1))
+    torch.testing.assert_close(first.explained.saliency.maps, detector.weights[1].abs().amax(1))
+    torch.testing.assert_close(second.explained.saliency.maps, detector.weights[0].abs().amax(1))
 
 
 def test_gradient_method_is_one_sample_without_noise():
     detector = detector_of(TWO, [0.95, 0.96], [0, 1])
     sample = box_sample(TWO, [0, 1])
-    (found, _) = audit(detector, [sample], AuditConfig(method="gradient", occlusion=False))
-    assert found.detected.saliency.n_samples == 1
+    (found, _) = audit(detector, [sample], AuditConfig(explainer="gradient", occlusion=False))
+    assert found.explained.saliency.n_samples == 1
     assert all(torch.equal(image, sample.image) for image in detector.seen)
 
 
@@ -211,7 +211,7 @@ def test_maps_do_not_depend_on_the_other_images_or_their_order():
 
     def maps(chosen):
         detector = detector_of(TWO, [0.95, 0.96], [0, 1], QuadraticDetector)
-        return {found.annotation_id: found.detected.saliency.maps for found in audit(detector, chosen, config)}
+        return {found.annotation_id: found.explained.saliency.maps for found in audit(detector, chosen, config)}
 
     together, reversed_, alone = maps(samples), maps(samples[::-1]), maps(samples[1:])
     for annotation_id in (1, 2, 10, 11):
@@ -269,7 +269,7 @@ def test_image_of_the_sample_is_not_touched():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "lime"}, r"`method` to be one of \('smoothgrad', 'gradient'\), but got 'lime'"),
+        ({"explainer": "lime"}, r"`explainer` to be one of \('smoothgrad', 'gradient'\), but got 'lime'"),
         ({"n_samples": 0}, "`n_samples` to be an integer of at least 1, but got 0"),
         ({"n_samples": 2.5}, "`n_samples` to be an integer of at least 1, but got 2.5"),
         ({"seed": -1}, "`seed` to be an integer of at least 0, but got -1"),

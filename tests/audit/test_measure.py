@@ -57,6 +57,10 @@ def test_a_row_by_hand():
     assert row.undefined == ("y_max",)
     # The object has 36 pixels, and each foreground three, two of them on it: a third of the mass lies off it.
     assert row.box_maps == {"area_ratio": 0.083333, "relevance_mass": 0.703704, "pointing_game": 1.0}
+    # Of the two on it, 1.0 lies in the first and 0.9 in the second of its six columns, both in the second row.
+    assert [row.edges[f"enrichment/x_min/{region}"] for region in ("edge", "middle", "opposite")] == [3.0, 0.0, 0.0]
+    assert [row.edges[f"position/{parameter}"] for parameter in PARAMETERS[:3]] == [0.162281, 0.25, 0.837719]
+    assert {value for name, value in row.edges.items() if "/y_max" in name} == {None}
     assert (row.occlusion, row.detected_again) == ({}, {})
 
 
@@ -100,7 +104,7 @@ def test_what_is_measured_follows_the_settings():
     maps[2] = torch.nan
     more = AuditConfig(blur_sigma=1.0, threshold=0.8, near_threshold=0.7, near_margin=0.1)
     for config in (NO_BLUR, AuditConfig(), more):
-        found = audited(maps, config).detected
+        found = audited(maps, config).explained
         assert torch.equal(found.foreground, binarise(maps, config.blur_sigma, config.threshold))
         names = ("blur_sigma", "threshold", "near_threshold", "near_margin")
         settings = {name: getattr(config, name) for name in names}

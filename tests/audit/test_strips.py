@@ -83,7 +83,7 @@ def test_each_picture_stands_beside_what_the_detector_said(monkeypatch, known):
     assert moved.box.tolist() == pytest.approx([3, 2, 12, 12], abs=1e-4)
     assert gone.box is None
     for panel in (low, zero):
-        assert panel.box.tolist() == pytest.approx(items[1].detected.box.tolist(), abs=1e-4)
+        assert panel.box.tolist() == pytest.approx(items[1].explained.box.tolist(), abs=1e-4)
 
 
 def test_the_replacement_that_counts_is_shown(monkeypatch, known):

@@ -69,6 +69,10 @@ class TestKnownNumbers:
         # The foreground of a box map is a side of its object: 10 of 100 pixels, 12 of 144; wholly on the object.
         assert logged["maps/area_ratio"] == pytest.approx((10 / 100 + 12 / 144) / 2, abs=1e-6)
         assert (logged["maps/relevance_mass"], logged["maps/pointing_game"]) == (1, 1)
+        # The first of 10 columns or rows, and of 12, in all four maps; a third of 10 has 3 or 4 of them.
+        assert logged["position/mean"] == pytest.approx((0.5 / 10 + 0.5 / 12) / 2, abs=1e-6)
+        assert 2.5 <= logged["enrichment/edge"] <= 10 / 3
+        assert (logged["enrichment/middle"], logged["enrichment/x_max/opposite"]) == (0, 0)
         # Its gradient is tiny, so it detects the same whatever is hidden.
         assert (logged["occlusion/sufficiency"], logged["occlusion/necessity"]) == (1, 0)
         assert (logged["audit/recall"], logged["audit/n_objects"], logged["audit/match_rate"]) == (1, 2, 1)

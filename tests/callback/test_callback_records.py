@@ -15,7 +15,7 @@ from PIL import Image
 
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.files import sha256_of
-from odsg_lightning.names import IOF_NAMES, MAP_NAMES, OCCLUSION_NAMES
+from odsg_lightning.names import EDGE_NAMES, IOF_NAMES, MAP_NAMES, OCCLUSION_NAMES
 from odsg_lightning.records.maps_file import maps_beside
 from odsg_lightning.records.record import read_record
 
@@ -58,6 +58,7 @@ def test_every_audit_is_a_record_with_maps(tmp_path):
     assert [row.key for row in record.objects] == [(1, 1), (1, 2)]
     assert all(set(row.iof) == set(IOF_NAMES) for row in record.objects)
     assert all(set(row.box_maps) == set(MAP_NAMES) for row in record.objects)
+    assert all(set(row.edges) == set(EDGE_NAMES) for row in record.objects)
     for row in record.objects:  # it hardly looks at the pixels
         assert row.occlusion == pytest.approx({"sufficiency": 1, "necessity": 0}, abs=1e-3)
     assert {name.partition("/")[0] for row in record.objects for name in row.detected_again} == set(OCCLUSION_NAMES)

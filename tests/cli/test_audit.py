@@ -16,7 +16,7 @@ from odsg_lightning import DetectionModule
 from odsg_lightning.checkpoints import audit as checkpoint_audit
 from odsg_lightning.cli import main
 from odsg_lightning.files import sha256_of
-from odsg_lightning.names import MAP_NAMES, OCCLUSION_NAMES
+from odsg_lightning.names import EDGE_NAMES, MAP_NAMES, OCCLUSION_NAMES
 from odsg_lightning.records.audit_set import read_audit_set
 from odsg_lightning.records.maps_file import maps_beside
 from odsg_lightning.records.means import audit_means
@@ -147,6 +147,7 @@ def test_the_record_is_that_of_the_library_in_training(trained, trained_retinane
     detected = [row for row in record.objects if not row.missed]
     assert all(set(row.occlusion) == set(OCCLUSION_NAMES) and len(row.detected_again) >= 2 for row in detected)
     assert all(set(row.box_maps) == set(MAP_NAMES) for row in detected)
+    assert all(set(row.edges) == set(EDGE_NAMES) for row in detected)
     assert audited.metrics["occlusion/sufficiency"] == pytest.approx(
         audit_means(record.objects)["occlusion/sufficiency"], abs=1e-6
     )
@@ -378,7 +379,7 @@ def test_the_arguments_and_the_settings_agree():
     given["occlusion"] = not given.pop("no_occlusion")
     assert {name: given[name] for name in vars(AuditConfig())} == vars(AuditConfig())
     rest = set(vars(AuditConfig())) - {name.replace("-", "_") for name in _NUMBERS}
-    assert rest == {"method", "engine", "precision", "occlusion"}
+    assert rest == {"explainer", "target", "engine", "precision", "occlusion"}
 
 
 def test_help_loads_no_torch():

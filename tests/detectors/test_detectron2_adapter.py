@@ -114,7 +114,7 @@ class TestTrained:
             with isolated(trained.model):
                 config = AuditConfig(score_threshold=0.3, n_samples=2)
                 objects = list(audit(Detectron2Adapter(trained.model), samples, config))
-            return [found.detected.saliency.maps.nan_to_num(-1) for found in objects if not found.missed]
+            return [found.explained.saliency.maps.nan_to_num(-1) for found in objects if not found.missed]
 
         start = first(range(len(trained.samples)), lambda index: maps([trained.samples[index]]))
         samples = trained.samples[start : start + 3]

@@ -89,8 +89,8 @@ def noting_what_is_measured() -> Iterator[list[list[list[Any]]]]:
         if config.seed == AuditConfig.seed:
             found.append(objects)
         for item in audit(detector, samples, config, **options):
-            if item.detected is not None:
-                objects.append([*item.key, bits(item.detected.iof)])
+            if item.explained is not None:
+                objects.append([*item.key, bits(item.explained.iof)])
             yield item
 
     with patch("odsg_lightning.callback.distributed.audit", noted):

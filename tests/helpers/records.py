@@ -12,7 +12,7 @@ from PIL import Image
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.files import sha256_of
-from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, MAP_NAMES, OCCLUSION_NAMES, PARAMETERS
+from odsg_lightning.names import BOX_PARAMETERS, EDGE_NAMES, IOF_NAMES, MAP_NAMES, OCCLUSION_NAMES, PARAMETERS
 from odsg_lightning.records.maps_file import ObjectMaps, maps_writer
 from odsg_lightning.records.record import AuditRecord, ObjectRow, write_record
 
@@ -21,6 +21,9 @@ SHARES = {"object": 1.0, "edge": 0.5, "middle": 0.35, "opposite": 0.15}
 
 NEAR = 0.3
 """How much more of a map lies on the grown object."""
+
+EDGES = {name: 0.3 if name.startswith("position/") else 2.0 - 0.75 * (not name.endswith("edge")) for name in EDGE_NAMES}
+"""To which edge every map leans."""
 
 REPLACEMENTS = {"sufficiency": ("blur", "grey"), "necessity": ("inpaint",)}
 SCORE = 0.95
@@ -106,6 +109,7 @@ def make_record(
                 n_samples=samples,
                 iof=shares,
                 box_maps={"area_ratio": 0.8, "relevance_mass": 0.3, "pointing_game": 1.0},
+                edges=_edges(shares),
                 **(hidden_pixels(dict(zip(OCCLUSION_NAMES, hidden[index], strict=True))) if occlusion else {}),
             )
         )
@@ -134,7 +138,8 @@ def as_undefined(row: ObjectRow, parameters: Sequence[str] = BOX_PARAMETERS) -> 
     """The same object with these maps undefined."""
     if row.iof is None:
         return row
-    row = replace(row, iof={n: None if _parameter(n) in parameters else value for n, value in row.iof.items()})
+    iof = {n: None if _parameter(n) in parameters else value for n, value in row.iof.items()}
+    row = replace(row, iof=iof, edges=_edges(iof))
     return replace(row, box_maps=dict.fromkeys(MAP_NAMES)) if set(BOX_PARAMETERS) <= set(row.undefined) else row
 
 
@@ -153,7 +158,8 @@ def shifted(row: ObjectRow, drop: float, names: Sequence[str] = IOF_NAMES) -> Ob
             n: old if old is None or n not in names else min(max(old - drop, 0.0), 1.0) for n, old in values.items()
         }
 
-    return replace(row, iof=lower(row.iof), **(hidden_pixels(lower(row.occlusion)) if row.occlusion else {}))
+    iof = lower(row.iof)
+    return replace(row, iof=iof, edges=_edges(iof), **(hidden_pixels(lower(row.occlusion)) if row.occlusion else {}))
 
 
 def dropped(record: AuditRecord, drop: float, names: Sequence[str] = IOF_NAMES) -> AuditRecord:
@@ -198,6 +204,16 @@ def bomb_npz(path: Path) -> None:
 
 def _parameter(name: str) -> str:
     return name.partition("/")[0]
+
+
+def _edges(iof: Mapping[str, float | None]) -> dict[str, float | None]:
+    """The values of :data:`EDGES` that can stand beside these."""
+
+    def stands(name: str) -> bool:
+        on_object = iof[f"{name.split('/')[1]}/object"]
+        return on_object is not None and (on_object > 0 or name.startswith("position/"))
+
+    return {name: value if stands(name) else None for name, value in EDGES.items()}
 
 
 def _share(value: float, region: str) -> float:

@@ -48,6 +48,22 @@ CONTRADICTIONS = {
     "necessity": (part("occlusion", necessity=1.0), "but what was detected again makes it"),
     "judged": (part("occlusion", necessity=None), "a necessity that does not go with what was detected again"),
     "not judged": (part("detected_again", **{"necessity/inpaint": None}), "a necessity that does not go with"),
+    "matched less": ({"target": "logit"}, whole(matched_samples=19), "target 'logit' matches nothing"),
+    "undetected": (whole(undetected=True), "is missed and has values, and target is 'output'"),
+    "nothing explained": (
+        {"target": "ground_truth"},
+        as_missed,
+        "is missed and has none, and target is 'ground_truth'",
+    ),
+    "hidden from it": ({"target": "ground_truth"}, whole(undetected=True), "pixels hidden by necessity"),
+    "edges": (
+        lambda row: replace(as_undefined(row, ["x_min"]), edges={"position/x_min": 0.5}),
+        "has position/x_min, and its map of x_min is undefined",
+    ),
+    "enrichment": (
+        lambda row: replace(nothing_on_it(row), edges={"enrichment/y_min/edge": 3.0}),
+        "has enrichment/y_min/edge, and nothing of its map of y_min on the object",
+    ),
     "a way fewer": (
         lambda row: without(row, "sufficiency/grey"),
         "pixels hidden by necessity/inpaint, sufficiency/blur",
@@ -63,16 +79,25 @@ CONTRADICTIONS = {
 }
 
 
+def nothing_on_it(row):
+    return replace(row, iof={name: 0.0 if name.startswith("y_min/") else share for name, share in row.iof.items()})
+
+
 def without(row, way):
     return replace(row, detected_again={name: again for name, again in row.detected_again.items() if name != way})
 
 
 @pytest.mark.parametrize("kind", CONTRADICTIONS)
 def test_a_row_that_contradicts_its_record_is_refused(kind):
-    change, message = CONTRADICTIONS[kind]
+    *settings, change, message = CONTRADICTIONS[kind]
     rows = [change(row) if row.annotation_id == 3 else row for row in GOOD.objects]
     with pytest.raises(ContradictionError, match=f"annotation 3 of image 2 .*{message}"):
-        refuse_contradictions(GOOD.fingerprint, rows)
+        refuse_contradictions({**GOOD.fingerprint, **(settings[0] if settings else {})}, rows)
+
+
+def undetected(row):
+    """Nothing was hidden, and score and overlap may be what they like."""
+    return replace(row, undetected=True, score=0.01, iou=0.0, occlusion={}, detected_again={})
 
 
 LIMITS = {
@@ -85,7 +110,8 @@ LIMITS = {
         lambda row: replace(as_undefined(row, ["x_min", "y_min", "x_max", "y_max", "score"]), matched_samples=0),
     ),
     "stopped early": ({"tolerance": 0.01}, whole(n_samples=5, matched_samples=5)),
-    "gradient": ({"method": "gradient"}, whole(n_samples=1, matched_samples=1)),
+    "undetected": ({"target": "ground_truth"}, undetected),
+    "gradient": ({"explainer": "gradient"}, whole(n_samples=1, matched_samples=1)),
     "not judged": ({}, lambda row: replace(row, **hidden_pixels({"sufficiency": None, "necessity": None}))),
     "nothing hidden": ({"occlusion": False}, whole(occlusion={}, detected_again={})),
 }

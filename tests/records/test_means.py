@@ -6,7 +6,7 @@ import torch
 from helpers.records import as_missed, as_undefined, make_record
 
 from odsg_lightning.metrics.iof import IntersectionOverForeground
-from odsg_lightning.names import IOF_NAMES, PARAMETERS, SUMMARY_NAMES
+from odsg_lightning.names import EDGE_NAMES, IOF_NAMES, PARAMETERS, SUMMARY_NAMES
 from odsg_lightning.records.means import audit_counts, audit_means, evidence_means
 
 
@@ -29,17 +29,29 @@ def test_evidence_is_averaged_over_the_objects_that_have_it():
         replace(
             first,
             box_maps={"area_ratio": 3.0, "relevance_mass": 0.5, "pointing_game": 1.0},
+            edges={"enrichment/x_min/edge": 3.0, "enrichment/y_max/edge": 1.0, "position/x_min": 0.25},
             occlusion={"sufficiency": 1.0, "necessity": 0.25},
         ),
         replace(
             second,
             box_maps={"area_ratio": 1.0, "relevance_mass": None, "pointing_game": 0.5},
+            edges={"enrichment/x_min/edge": 1.0, "enrichment/y_max/edge": None, "position/x_min": 0.5},
             occlusion={"sufficiency": 0.5, "necessity": None},
         ),
-        replace(third, box_maps={}, occlusion={}),
+        replace(third, box_maps={}, edges={}, occlusion={}),
         as_missed(missed),
     )
-    assert evidence_means(rows) == {
+    means = evidence_means(rows)
+    assert {name for name, value in means.items() if value is None} == (
+        {*EDGE_NAMES, "enrichment/middle", "enrichment/opposite"}
+        - {"enrichment/x_min/edge", "enrichment/y_max/edge", "position/x_min"}
+    )
+    assert {name: value for name, value in means.items() if value is not None} == {
+        "enrichment/x_min/edge": 2.0,
+        "enrichment/y_max/edge": 1.0,
+        "enrichment/edge": 1.5,  # the objects' means are 2 and 1
+        "position/x_min": 0.375,
+        "position/mean": 0.375,
         "maps/area_ratio": 2.0,
         "maps/relevance_mass": 0.5,
         "maps/pointing_game": 0.75,

@@ -12,7 +12,8 @@ from odsg_lightning.records.record import AuditRecord, ObjectRow, read_record, w
 
 FINGERPRINT = {
     "audit_set": "a" * 64,
-    "method": "smoothgrad",
+    "explainer": "smoothgrad",
+    "target": "output",
     "n_samples": 20,
     "sigma": 0.05,
     "match_iou": 0.7,
@@ -38,6 +39,7 @@ PROVENANCE = {
 }
 VALUES = {n: round((0.01 if n.endswith(("object", "near")) else 0.003) * i, 6) for i, n in enumerate(IOF_NAMES)}
 BOX_MAPS = {"area_ratio": 1.25, "relevance_mass": 0.5, "pointing_game": None}
+EDGES = {"enrichment/x_max/edge": 2.5, "position/x_min": 0.25, "position/y_min": None}
 OCCLUSION = {"sufficiency": 0.0, "necessity": None}
 AGAIN = {
     "sufficiency/blur": {"score": 0.9, "iou": 0.8, "shift": [0.1, -0.25, 0.0, 1.5]},
@@ -48,7 +50,7 @@ AGAIN = {
 
 def detected(image_id=1, annotation_id=10, **changes) -> ObjectRow:
     row = ObjectRow(image_id, annotation_id, "1.png", "cat", 0.8, 0.95, (1.0, 2.0, 30.5, 40.0), 19, 20, VALUES)
-    row = replace(row, box_maps=BOX_MAPS, occlusion=OCCLUSION, detected_again=AGAIN)
+    row = replace(row, box_maps=BOX_MAPS, edges=EDGES, occlusion=OCCLUSION, detected_again=AGAIN)
     return replace(row, **changes)
 
 
@@ -111,23 +113,32 @@ def test_the_content_hash_is_of_what_was_measured(tmp_path):
     first = record()
     accepted = ({"reason": "x", "date": "2026-11-23", "record_sha256": first.content_sha256},)
     assert replace(first, accepted=accepted, metrics={"val/map": 1.0}).content_sha256 == first.content_sha256
-    for other in (detected(score=0.96), detected(occlusion={}), detected(box_maps={}), detected(detected_again={})):
+    for other in (
+        detected(score=0.96),
+        detected(occlusion={}),
+        detected(box_maps={}),
+        detected(edges={}),
+        detected(detected_again={}),
+    ):
         assert record(other).content_sha256 != record(detected()).content_sha256
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(schema="odsg-audit-record/4"), "its schema is 'odsg-audit-record/4', not"),
+        (lambda c: c.update(schema="odsg-audit-record/5"), "its schema is 'odsg-audit-record/5', not"),
         (lambda c: c.pop("fingerprint"), "must contain ['fingerprint'] properties"),
         (lambda c: c.update(extra=1), "must not contain {'extra'} properties"),
         (lambda c: c.update(objects=[]), "data.objects must contain at least 1 items"),
         (lambda c: c["fingerprint"].pop("seed"), "data.fingerprint must contain"),
+        (lambda c: c["fingerprint"].pop("target"), "data.fingerprint must contain"),
+        (lambda c: c["fingerprint"].update(target="input"), "data.fingerprint.target must be one of"),
         (lambda c: c["fingerprint"].update(audit_set="x"), "data.fingerprint.audit_set must match"),
         (lambda c: c["objects"].append(c["objects"][0]), "annotation 10 of image 1 comes twice"),
         (lambda c: c["objects"][0].update(score=1.5), "data.objects[0].score must be smaller"),
         (lambda c: c["objects"][0].update(score=None), "data.objects[0].score must be number"),
-        (lambda c: c["objects"][0].update(status="found"), "data.objects[0].status must be same as const"),
+        (lambda c: c["objects"][0].update(status="found"), "data.objects[0].status must be one of"),
+        (lambda c: c["objects"][0].update(status="missed"), "is missed and has values"),
         (
             lambda c: c["objects"][0].update(matched_samples=21),
             "matched in more noise samples than were made",
@@ -141,6 +152,11 @@ def test_the_content_hash_is_of_what_was_measured(tmp_path):
         (lambda c: c["objects"][0].pop("detected_again"), "data.objects[0] must contain"),
         (lambda c: c["objects"][0]["box_maps"].update(area_ratio=-1), "data.objects[0].box_maps.area_ratio must be"),
         (lambda c: c["objects"][0]["box_maps"].update(mass=0.5), "data.objects[0].box_maps must not contain {'mass'}"),
+        (
+            lambda c: c["objects"][0]["edges"].update({"position/x_max": 1.5}),
+            "data.objects[0].edges.position/x_max must",
+        ),
+        (lambda c: c["objects"][0]["edges"].update({"position/score": 0.5}), "data.objects[0].edges must not contain"),
         (lambda c: c["objects"][0]["occlusion"].update(necessity=1.5), "data.objects[0].occlusion.necessity must be"),
         (lambda c: c["objects"][0]["occlusion"].update(recall=1), "data.objects[0].occlusion must not contain"),
         (lambda c: c["objects"][0]["detected_again"].update(blur=None), "detected_again must not contain {'blur'}"),

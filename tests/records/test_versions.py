@@ -18,6 +18,9 @@ from odsg_lightning.records.versions import converted
 SHA = "af6a9e1c6bd85266c50dbcd158eaf3a9491ac4d6a8eec47f175f3764ecc6bd63"
 """The hash of what is below, by version 1."""
 
+THIRD_SHA = "b1ce15a62001ae0056780cc93572e23b7e756a5979a7c1fb39f8676f0e28db8f"
+"""The hash of :func:`third`, by version 3."""
+
 SECOND_SHA = "1ca89fb8e261b4635ce11908ec85085a28463bf29f954d17d62e4419e6b3c141"
 """The hash of the same, by version 2."""
 
@@ -124,7 +127,8 @@ def test_objects_keep_their_values(tmp_path):
 
 def test_settings_and_origin_stay_as_they_are(tmp_path):
     record = read_record(written(tmp_path, FIRST))
-    assert record.fingerprint == FIRST["fingerprint"]
+    settings = {name: value for name, value in FIRST["fingerprint"].items() if name != "method"}
+    assert record.fingerprint == {**settings, "explainer": "smoothgrad", "target": "output"}
     assert record.provenance == FIRST["provenance"]
     assert record.maps is None
 
@@ -150,7 +154,7 @@ def test_a_file_is_converted_as_it_is_read_and_never_changed(tmp_path):
     record = read_record(path)
     assert path.read_bytes() == before
     write_record(record, tmp_path / "again.json")
-    assert json.loads((tmp_path / "again.json").read_text())["schema"] == "odsg-audit-record/3"
+    assert json.loads((tmp_path / "again.json").read_text())["schema"] == "odsg-audit-record/4"
     assert read_record(tmp_path / "again.json") == record
 
 
@@ -176,7 +180,7 @@ def test_what_version_2_did_not_measure_is_undefined_or_empty(tmp_path):
         row, missed = read_record(written(tmp_path, content)).objects
         assert {name: row.iof[name] for name in NEAR} == NEAR
         assert (row.box_mean("near"), row.undefined) == (None, ())
-        assert row.box_maps == row.occlusion == row.detected_again == {}
+        assert row.box_maps == row.edges == row.occlusion == row.detected_again == {}
         assert missed.missed
 
 
@@ -188,8 +192,53 @@ def test_a_row_of_version_2_with_values_of_version_3_is_refused(tmp_path):
             read_record(written(tmp_path, content))
 
 
-def test_nothing_but_versions_1_and_2_is_converted():
-    for content in ({**first(), "schema": "odsg-audit-record/3"}, {**first(), "schema": "other"}, {}, [], None, 1, "x"):
+def third():
+    """A baseline of two audits as version 3 wrote it."""
+    shares = {"edge": 0.2, "middle": 0.1, "opposite": 0.05, "object": 0.4, "near": 0.5}
+    iof = {f"{parameter}/{region}": share for parameter in BOX_PARAMETERS for region, share in shares.items()}
+    content = second()
+    content["schema"] = "odsg-audit-record/3"
+    content["fingerprint"] |= {"near_threshold": 0.5, "near_margin": 0.2, "occlusion": False}
+    row = content["objects"][0]
+    row["iof"] = iof | {"score/object": 0.16, "score/near": 0.5}
+    row |= {"box_maps": {"area_ratio": 1.5, "relevance_mass": 0.5, "pointing_game": 1.0}}
+    row |= {"occlusion": {}, "detected_again": {}}
+    names = ("image_id", "annotation_id", "file_name", "category", "status")
+    values = {name: value for name, value in row.items() if name not in names} | {"score": 0.99}
+    provenance = {**content["provenance"], "checkpoint_sha256": "d" * 64}
+    content["further"] = [{"provenance": provenance, "objects": [None, values]}]
+    content["accepted"][-1]["record_sha256"] = THIRD_SHA
+    return content
+
+
+def test_a_baseline_of_version_3_is_read_with_its_further_audits_and_its_hash(tmp_path):
+    record = read_record(written(tmp_path, third()))
+    assert (record.fingerprint["explainer"], record.fingerprint["target"]) == ("smoothgrad", "output")
+    assert "method" not in record.fingerprint
+    (further,) = record.further
+    assert [row.edges for row in (*record.objects, *further.objects)] == [{}] * 4
+    assert [row.missed for row in (*record.objects, *further.objects)] == [False, True, True, False]
+    assert further.objects[1].score == 0.99
+    assert record.accepted[-1]["record_sha256"] == record.content_sha256
+    edited = third()
+    edited["further"][0]["objects"][1]["score"] = 0.98
+    record = read_record(written(tmp_path, edited))
+    assert record.accepted[-1]["record_sha256"] != record.content_sha256
+
+
+def test_what_version_3_did_not_know_is_refused_there(tmp_path):
+    content = third()
+    content["objects"][0]["edges"] = {}
+    with pytest.raises(BrokenInputError, match="edges must be object"):
+        read_record(written(tmp_path, content))
+    content = third()
+    content["objects"][0]["status"] = "missed"
+    with pytest.raises(BrokenInputError, match="is missed and has values, and target is 'output'"):
+        read_record(written(tmp_path, content))
+
+
+def test_nothing_but_earlier_versions_is_converted():
+    for content in ({**first(), "schema": "odsg-audit-record/4"}, {**first(), "schema": "other"}, {}, [], None, 1, "x"):
         assert converted(content) is content
 
 
