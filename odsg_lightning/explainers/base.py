@@ -11,11 +11,16 @@ from odsg_lightning.types import Detections, ObjectSaliency
 
 
 class Explainer(Protocol):
-    """Makes five maps of each detection, one for each number that a detector returned."""
+    """Makes maps of each detection, one for each of the five numbers that a detector returned, or for some of them."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Which of the five maps it gives; the others are NaN throughout."""
+        ...
 
     @property
     def samples(self) -> int:
-        """How often it looks at a noisy copy of an image, at most; each is reported to ``on_sample``."""
+        """How often it looks at a changed copy of an image, at most; each is reported to ``on_sample``."""
         ...
 
     def explain(
