@@ -7,8 +7,10 @@ from typing import Any
 
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.explainers.base import Explainer
+from odsg_lightning.explainers.d_rise import DRISE
 from odsg_lightning.explainers.grad_cam import GradCAM
 from odsg_lightning.explainers.gradient import Gradient
+from odsg_lightning.explainers.guided_grad_cam import GuidedGradCAM
 from odsg_lightning.explainers.layer_cam import LayerCAM
 from odsg_lightning.explainers.odam import ODAM
 from odsg_lightning.explainers.smoothgrad import SmoothGrad
@@ -18,11 +20,13 @@ EXPLAINERS: dict[str, Callable[..., Explainer]] = {
     "smoothgrad": SmoothGrad,
     "gradient": Gradient,
     "grad_cam": GradCAM,
+    "guided_grad_cam": GuidedGradCAM,
     "det_grad_cam": partial(ODAM, parameters=("score",)),
     "odam": ODAM,
     "layer_cam": LayerCAM,
     "ss_grad_cam": SSGradCAM,
     "ss_grad_cam_pp": SSGradCAMPlusPlus,
+    "d_rise": DRISE,
 }
 """What makes each explainer; its settings are the fields of the class."""
 

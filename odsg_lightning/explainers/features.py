@@ -78,32 +78,38 @@ class FeatureExplainer(ABC):
         """
         if not indices:
             return []
-        numbers, size = [PARAMETERS.index(name) for name in self.parameters], (image.shape[1], image.shape[2])
         outputs, rows = fixed_candidates(detector, image, reference, indices)
-        found = []
-        looks = outputs.features(image, self.layer).of_candidates(rows, numbers)
-        for index, features in zip(indices, looks, strict=True):
-            box = reference.boxes[index]
-            maps = [self._map(features, position, box, size) for position in range(len(numbers))]
-            found.append(on_five(maps, self.parameters))
+        found = self.maps(outputs, image, rows, reference.boxes[list(indices)])
         on_sample()
-        return found
+        return [on_five(of_object, self.parameters) for of_object in found]
+
+    def maps(self, outputs: FeatureDetector, image: Tensor, rows: Sequence[int], boxes: Tensor) -> list[list[Tensor]]:
+        """Return the maps ``[H, W]``, 0 to 1, of each candidate's :attr:`parameters`.
+
+        Args:
+            outputs: the detector of fixed candidates.
+            image: ``[3, H, W]``.
+            rows: which of the candidates.
+            boxes: ``[K, 4]`` XYXY of their objects, pixels of the image.
+
+        Raises:
+            UserInputError: an unknown layer.
+        """
+        numbers = [PARAMETERS.index(name) for name in self.parameters]
+        looks = outputs.features(image, self.layer).of_candidates(rows, numbers)
+        size = (image.shape[1], image.shape[2])
+        return [
+            [self._map(features, position, box, size) for position in range(len(numbers))]
+            for features, box in zip(looks, boxes, strict=True)
+        ]
 
     def _map(self, features: list[Feature], position: int, box: Tensor, size: tuple[int, int]) -> Tensor:
-        layers = [
-            normalised(
-                upsampled(
-                    self.cells(feature.activation, feature.gradients[position], box / feature.stride),
-                    feature.stride,
-                    size,
-                )
-            )
-            for feature in features
-        ]
-        # A layer that says nothing (NaN) does not hide what others say.
-        return (
-            torch.stack(layers).nan_to_num(-torch.inf).amax(dim=0).where(~torch.stack(layers).isnan().all(), torch.nan)
-        )
+        layers = []
+        for feature in features:
+            cells = self.cells(feature.activation, feature.gradients[position], box / feature.stride)
+            layers.append(normalised(upsampled(cells, feature.stride, size)))
+        best = torch.stack(layers).nan_to_num(-torch.inf).amax(dim=0)  # a layer that says nothing hides no other
+        return best.where(best.isfinite(), torch.nan)
 
 
 def check_parameters(parameters: Sequence[str]) -> None:

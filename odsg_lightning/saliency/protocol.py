@@ -106,6 +106,7 @@ OneLook = Callable[[Detector, Iterable[Tensor]], Iterator[Look]]
 How many of them are taken before the first is its choice. What it yields it must not keep."""
 
 
+@runtime_checkable
 class CandidateOutputs(Detector, Protocol):
     """What a detector's head says of fixed candidates of an image, one "detection" for each, in their order.
 
