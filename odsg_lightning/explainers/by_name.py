@@ -12,6 +12,7 @@ from odsg_lightning.explainers.grad_cam import GradCAM
 from odsg_lightning.explainers.gradient import Gradient
 from odsg_lightning.explainers.guided_grad_cam import GuidedGradCAM
 from odsg_lightning.explainers.layer_cam import LayerCAM
+from odsg_lightning.explainers.lrp import LRP, ContrastiveLRP
 from odsg_lightning.explainers.odam import ODAM
 from odsg_lightning.explainers.smoothgrad import SmoothGrad
 from odsg_lightning.explainers.ss_grad_cam import SSGradCAM, SSGradCAMPlusPlus
@@ -27,6 +28,8 @@ EXPLAINERS: dict[str, Callable[..., Explainer]] = {
     "ss_grad_cam": SSGradCAM,
     "ss_grad_cam_pp": SSGradCAMPlusPlus,
     "d_rise": DRISE,
+    "lrp": LRP,
+    "contrastive_lrp": ContrastiveLRP,
 }
 """What makes each explainer; its settings are the fields of the class."""
 
