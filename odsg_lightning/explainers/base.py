@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from odsg_lightning.errors import UserInputError
 from odsg_lightning.saliency.protocol import Detector, OneLook
 from odsg_lightning.types import Detections, ObjectSaliency
 
@@ -58,3 +59,21 @@ class LookingExplainer(Explainer, Protocol):
     def look(self) -> OneLook:
         """What it sees of images."""
         ...
+
+
+def check_gives(explainer: Explainer, parameters: Sequence[str]) -> None:
+    """Refuse an explainer that does not give some maps.
+
+    Args:
+        explainer: to be asked.
+        parameters: whose maps are needed, of :data:`odsg_lightning.names.PARAMETERS`.
+
+    Raises:
+        UserInputError: says which it gives.
+    """
+    missing = [name for name in parameters if name not in explainer.parameters]
+    if missing:
+        raise UserInputError(
+            f"Expected an explainer that gives maps of {', '.join(missing)}, but {type(explainer).__name__} gives "
+            f"those of {', '.join(explainer.parameters)} alone: 'smoothgrad', 'gradient' and 'odam' give all five."
+        )
