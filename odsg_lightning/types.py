@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from odsg_lightning.names import PARAMETERS
+
 
 def _same_tensor(first: Tensor, second: object) -> bool:
     """Whether two tensors have the same values, wherever they lie; an undefined value (NaN) is the same as another."""
@@ -187,17 +189,49 @@ class LocalMaps(NamedTuple):
     left: int = 0
 
 
+class Feature(NamedTuple):
+    """What one layer of a detector says of an image, and how the numbers of one candidate depend on it.
+
+    Attributes:
+        layer: name of the layer.
+        activation: ``[C, h, w]``, on the clean image.
+        gradients: ``[P, C, h, w]`` d number / d activation, of each number that was asked for.
+        stride: pixels of the image for each cell; cell ``(i, j)`` stands for the pixels from ``(i * stride, j *
+            stride)`` on. The last row and column may lie in the padding.
+    """
+
+    layer: str
+    activation: Tensor
+    gradients: Tensor
+    stride: int
+
+
+class Proposals(NamedTuple):
+    """Everything that a detector takes for an object before it suppresses what overlaps.
+
+    Attributes:
+        boxes: ``[P, 4]`` XYXY, pixels of the image.
+        probabilities: ``[P, classes]``, without the background.
+    """
+
+    boxes: Tensor
+    probabilities: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class ObjectSaliency(_ComparedByValue):
     """The five saliency maps of one detected object.
 
     Attributes:
-        maps: ``[5, H, W]``, in units of the parameter per grey level (pixels per grey level for the box, score per
-            grey level for the score); all NaN where a map is undefined.
+        maps: ``[5, H, W]``, not negative; all NaN where a map is undefined. Of gradients in units of the parameter per
+            grey level (pixels per grey level for the box, score per grey level for the score); of other explainers as
+            these say.
         matched_samples: in how many noise samples the object was detected again.
         n_samples: number of noise samples made for this object; ``matched_samples / n_samples`` is its match rate.
+        parameters: which of the five maps the explainer gives at all; the others are NaN throughout.
     """
 
     maps: Tensor
     matched_samples: int
     n_samples: int
+    parameters: tuple[str, ...] = PARAMETERS

@@ -4,23 +4,26 @@ The first method of Gwon & Howell (2023) explains these numbers, before decoding
 they exist whatever else is detected, for any class, and for objects that are missed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import box_iou
 
 from odsg_lightning.detectors.detectron2_model import Detectron2Model, to_input_format
-from odsg_lightning.detectors.detectron2_names import Boxes, Res5ROIHeads, RetinaNet, StandardROIHeads
+from odsg_lightning.detectors.detectron2_names import RetinaNet
 from odsg_lightning.detectors.engine.choose import EngineParts
 from odsg_lightning.detectors.engine.cut import Head
 from odsg_lightning.detectors.engine.dense_head import ChosenAnchors, DenseHead, by_anchor
 from odsg_lightning.detectors.engine.parameters import frozen
+from odsg_lightning.detectors.features import CandidateFeatures, layer_names
+from odsg_lightning.detectors.heads import head_kind, num_classes, of_regions
+from odsg_lightning.detectors.proposals import proposals_of
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.saliency.options import Engine, Precision
-from odsg_lightning.types import Candidates, Detections
+from odsg_lightning.types import Candidates, Detections, Proposals
 
 
 class Detectron2Candidates(Detectron2Model):
@@ -40,8 +43,8 @@ class Detectron2Candidates(Detectron2Model):
     def __init__(self, adapter: Detectron2Model, candidates: Candidates) -> None:
         """See the class for the arguments."""
         super().__init__(adapter.model, adapter.input_format)
-        self._head_kind = _head_kind(adapter.model)
-        known = _num_classes(adapter.model)
+        self._head_kind = head_kind(adapter.model)
+        known = num_classes(adapter.model)
         for labels, least in ((candidates.labels, 0), (candidates.against, -1)):
             if len(labels) and not (least <= int(labels.min()) and int(labels.max()) < known):
                 raise UserInputError(f"Expected classes from 0 to {known - 1}, but got {labels.tolist()}.")
@@ -53,6 +56,30 @@ class Detectron2Candidates(Detectron2Model):
             logits, _ = self._numbers(image, None)
             probabilities = logits.sigmoid() if self._head_kind is RetinaNet else logits.softmax(dim=1)
         return probabilities.gather(1, self.candidates.labels.to(logits.device)[:, None])[:, 0]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """See :class:`odsg_lightning.saliency.protocol.FeatureDetector`, also for the next two."""
+        return layer_names(self.model)
+
+    def features(self, image: Tensor, layer: str) -> CandidateFeatures:
+        """Hooks keep the features of one forward pass."""
+        self._check_model()
+        return CandidateFeatures(self.model, self.candidates, self._detect_one, image, layer)
+
+    def rivals(self, image: Tensor) -> "Detectron2Candidates":
+        """The background of Faster R-CNN is no class."""
+        known = num_classes(self.model)
+        if known < 2:
+            raise UserInputError("Expected a detector of several classes, but this one has one: it has no rival.")
+        with torch.no_grad():
+            logits = self._numbers(image, None)[0][:, :known].cpu()
+        other = logits.scatter(1, self.candidates.labels[:, None], -torch.inf).argmax(dim=1)
+        return Detectron2Candidates(self, _asked(self.candidates.regions, other, self.candidates.rows))
+
+    def proposals(self, images: Sequence[Tensor]) -> list[Proposals]:
+        """Those of the whole detector: see :class:`odsg_lightning.saliency.protocol.ProposingDetector`."""
+        return proposals_of(self, images)
 
     def _engine(self, engine: Engine, precision: Precision) -> EngineParts:
         parts = super()._engine(engine, precision)
@@ -80,7 +107,7 @@ class Detectron2Candidates(Detectron2Model):
             pixels = model.preprocess_image([{"image": to_input_format(image, self.input_format)}])
             features = model.backbone(pixels.tensor)
             if self._head_kind is not RetinaNet:
-                return _of_regions(model.roi_heads, features, self.candidates.regions.to(pixels.tensor))
+                return of_regions(model, features, [self.candidates.regions.to(pixels.tensor)])
             outputs = model.head([features[name] for name in model.head_in_features])
             if isinstance(head, ChosenAnchors):
                 return head.outputs()
@@ -100,7 +127,7 @@ def candidates_of_detections(adapter: Detectron2Model, image: Tensor) -> tuple[D
     """
     model: Any = adapter.model
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
-        of_kind = _surviving_anchors if _head_kind(model) is RetinaNet else _surviving_regions
+        of_kind = _surviving_anchors if head_kind(model) is RetinaNet else _surviving_regions
         return of_kind(adapter, image.detach())
 
 
@@ -115,7 +142,7 @@ def confident_candidates(adapter: Detectron2Model, image: Tensor, threshold: flo
     """
     model: Any = adapter.model
     with torch.no_grad():
-        if _head_kind(model) is RetinaNet:
+        if head_kind(model) is RetinaNet:
             regions = _anchors(adapter, image)
             every = torch.arange(len(regions))
             probe = Detectron2Candidates(adapter, _asked(regions, torch.zeros_like(every), every))
@@ -150,7 +177,7 @@ def candidates_for_objects(adapter: Detectron2Model, image: Tensor, boxes: Tenso
     Raises:
         UserInputError: a detector with another kind of head.
     """
-    if _head_kind(adapter.model) is not RetinaNet:
+    if head_kind(adapter.model) is not RetinaNet:
         return _asked(boxes, labels, torch.full((len(labels),), -1))
     with torch.no_grad():
         anchors = _anchors(adapter, image)
@@ -165,32 +192,6 @@ def _asked(regions: Tensor, labels: Tensor, rows: Tensor) -> Candidates:
     return Candidates(regions.detach(), labels, rows, torch.full_like(labels, -1))
 
 
-def _head_kind(model: Any) -> type[nn.Module]:
-    """Return which kind of head a model has.
-
-    Raises:
-        UserInputError: none that is known here.
-    """
-    if isinstance(model, RetinaNet):
-        retinanet: type[nn.Module] = RetinaNet
-        return retinanet
-    heads = getattr(model, "roi_heads", None)
-    known: tuple[type[nn.Module], ...] = (StandardROIHeads, Res5ROIHeads)
-    kind = next((kind for kind in known if isinstance(heads, kind)), None)
-    predictor: Any = getattr(heads, "box_predictor", None)
-    if kind is None or not hasattr(predictor, "box2box_transform") or len(predictor.box2box_transform.weights) != 4:
-        raise UserInputError(
-            "Expected a RetinaNet, or a Faster R-CNN with one box predictor of upright boxes, to explain logits and "
-            f"unclipped boxes, but got a {type(model).__name__} with {type(heads).__name__} and "
-            f"{type(predictor).__name__}: target='output' explains what it returns."
-        )
-    return kind
-
-
-def _num_classes(model: Any) -> int:
-    return int(model.num_classes if isinstance(model, RetinaNet) else model.roi_heads.num_classes)
-
-
 def _anchors(adapter: Detectron2Model, image: Tensor) -> Tensor:
     """Return the anchors ``[R, 4]`` of all levels, in the order of the head's outputs."""
     model: Any = adapter.model
@@ -198,17 +199,6 @@ def _anchors(adapter: Detectron2Model, image: Tensor) -> Tensor:
     features = model.backbone(pixels.tensor)
     anchors = model.anchor_generator([features[name] for name in model.head_in_features])
     return torch.cat([level.tensor for level in anchors])
-
-
-def _of_regions(heads: Any, features: dict[str, Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits and deltas of regions of interest, as Detectron2's own box head computes them."""
-    if isinstance(heads, StandardROIHeads):
-        pooled = heads.box_head(heads.box_pooler([features[name] for name in heads.box_in_features], [Boxes(regions)]))
-    else:
-        used = [features[name] for name in heads.in_features]
-        pooled = heads._shared_roi_transform(used, [Boxes(regions)]).mean(dim=[2, 3])
-    logits, deltas = heads.box_predictor(pooled)
-    return logits, deltas
 
 
 def _surviving_anchors(adapter: Detectron2Model, image: Tensor) -> tuple[Detections, Candidates]:

@@ -1,5 +1,7 @@
 """Detectron2's RetinaNet and Faster R-CNN as differentiable detectors."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from odsg_lightning.detectors.candidates import (
@@ -9,8 +11,9 @@ from odsg_lightning.detectors.candidates import (
     confident_candidates,
 )
 from odsg_lightning.detectors.detectron2_model import SUPPORTED, Detectron2Model, to_input_format
+from odsg_lightning.detectors.proposals import proposals_of
 from odsg_lightning.saliency.protocol import CandidateOutputs
-from odsg_lightning.types import Candidates, Detections
+from odsg_lightning.types import Candidates, Detections, Proposals
 
 __all__ = ["SUPPORTED", "Detectron2Adapter", "to_input_format"]
 
@@ -49,3 +52,7 @@ class Detectron2Adapter(Detectron2Model):
     def outputs_of(self, candidates: Candidates) -> CandidateOutputs:
         """A region proposal network is not run."""
         return Detectron2Candidates(self, candidates)
+
+    def proposals(self, images: Sequence[Tensor]) -> list[Proposals]:
+        """See :class:`odsg_lightning.saliency.protocol.ProposingDetector`; above the detector's own threshold."""
+        return proposals_of(self, images)

@@ -15,6 +15,7 @@ try:
     from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
     from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, ResNet
     from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
+    from detectron2.modeling.poolers import assign_boxes_to_levels
     from detectron2.modeling.proposal_generator import RPN
     from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
     from detectron2.structures import Boxes, Instances
@@ -53,6 +54,7 @@ __all__ = [
     "RetinaNetHead",
     "ShapeSpec",
     "StandardROIHeads",
+    "assign_boxes_to_levels",
     "build_model",
     "get_cfg",
     "solver",

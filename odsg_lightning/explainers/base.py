@@ -6,16 +6,22 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from odsg_lightning.errors import UserInputError
 from odsg_lightning.saliency.protocol import Detector, OneLook
 from odsg_lightning.types import Detections, ObjectSaliency
 
 
 class Explainer(Protocol):
-    """Makes five maps of each detection, one for each number that a detector returned."""
+    """Makes maps of each detection, one for each of the five numbers that a detector returned, or for some of them."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Which of the five maps it gives; the others are NaN throughout."""
+        ...
 
     @property
     def samples(self) -> int:
-        """How often it looks at a noisy copy of an image, at most; each is reported to ``on_sample``."""
+        """How often it looks at a changed copy of an image, at most; each is reported to ``on_sample``."""
         ...
 
     def explain(
@@ -53,3 +59,21 @@ class LookingExplainer(Explainer, Protocol):
     def look(self) -> OneLook:
         """What it sees of images."""
         ...
+
+
+def check_gives(explainer: Explainer, parameters: Sequence[str]) -> None:
+    """Refuse an explainer that does not give some maps.
+
+    Args:
+        explainer: to be asked.
+        parameters: whose maps are needed, of :data:`odsg_lightning.names.PARAMETERS`.
+
+    Raises:
+        UserInputError: says which it gives.
+    """
+    missing = [name for name in parameters if name not in explainer.parameters]
+    if missing:
+        raise UserInputError(
+            f"Expected an explainer that gives maps of {', '.join(missing)}, but {type(explainer).__name__} gives "
+            f"those of {', '.join(explainer.parameters)} alone: 'smoothgrad', 'gradient' and 'odam' give all five."
+        )

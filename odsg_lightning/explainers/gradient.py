@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.gradients import gradient_looks
 from odsg_lightning.saliency.options import Engine, Precision, check_engine
 from odsg_lightning.saliency.protocol import Detector, OneLook
@@ -32,6 +33,11 @@ class Gradient:
     def __post_init__(self) -> None:
         """Refuse unknown names."""
         check_engine(self.engine, self.precision)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """All five."""
+        return PARAMETERS
 
     @property
     def samples(self) -> int:

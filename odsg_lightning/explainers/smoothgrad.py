@@ -9,6 +9,7 @@ from torch import Tensor
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.explainers.base import LookingExplainer
 from odsg_lightning.explainers.gradient import Gradient
+from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.options import check_tolerance
 from odsg_lightning.saliency.protocol import Detector
 from odsg_lightning.saliency.smoothgrad import smoothgrad
@@ -47,6 +48,11 @@ class SmoothGrad:
         if not 0 <= self.sigma < float("inf"):
             raise UserInputError(f"Expected argument `sigma` to be a finite number, 0 or more, but got {self.sigma!r}.")
         check_tolerance(self.tolerance)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """All five."""
+        return PARAMETERS
 
     @property
     def samples(self) -> int:

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from odsg_lightning.saliency.options import Engine, Precision
-from odsg_lightning.types import Candidates, Detections, LocalGradient, LocalMaps
+from odsg_lightning.types import Candidates, Detections, Feature, LocalGradient, LocalMaps, Proposals
 
 
 @runtime_checkable
@@ -106,6 +106,7 @@ OneLook = Callable[[Detector, Iterable[Tensor]], Iterator[Look]]
 How many of them are taken before the first is its choice. What it yields it must not keep."""
 
 
+@runtime_checkable
 class CandidateOutputs(Detector, Protocol):
     """What a detector's head says of fixed candidates of an image, one "detection" for each, in their order.
 
@@ -144,4 +145,57 @@ class CandidateDetector(Detector, Protocol):
 
     def outputs_of(self, candidates: Candidates) -> CandidateOutputs:
         """Return a detector that returns these candidates alone, always."""
+        ...
+
+
+class FeatureLook(Protocol):
+    """The features of a detector at one image."""
+
+    def of_candidates(self, indices: Iterable[int], numbers: Sequence[int]) -> Iterator[list[Feature]]:
+        """Yield, for each candidate index in order, the features that were asked for.
+
+        Args:
+            indices: of the candidates.
+            numbers: whose gradients, as positions in :data:`odsg_lightning.names.PARAMETERS`.
+        """
+        ...
+
+
+@runtime_checkable
+class FeatureDetector(CandidateOutputs, Protocol):
+    """Fixed candidates of a detector whose features, between image and head, can be looked at."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers there are, ``"input"`` (the image as the network is given it) among them."""
+        ...
+
+    def features(self, image: Tensor, layer: str) -> FeatureLook:
+        """Run the detector on an image ``[3, H, W]`` and keep what the gradients by its features need.
+
+        Args:
+            image: of the size that the candidates are of.
+            layer: a name of :attr:`layers`; ``"level"`` for the level of the pyramid that each candidate is predicted
+                from; ``"all"`` for that level and each stage of the network below the pyramid.
+
+        Raises:
+            UserInputError: there is no such layer; the message lists those there are.
+        """
+        ...
+
+    def rivals(self, image: Tensor) -> "FeatureDetector":
+        """Return the same candidates, each asked for the class with the highest logit besides its own.
+
+        Raises:
+            UserInputError: there is no other class.
+        """
+        ...
+
+
+@runtime_checkable
+class ProposingDetector(Detector, Protocol):
+    """A detector that says which class probabilities its boxes have, before it suppresses what overlaps."""
+
+    def proposals(self, images: Sequence[Tensor]) -> list[Proposals]:
+        """Return what each of several images of one size ``[3, H, W]`` holds, as one batch and without a graph."""
         ...
