@@ -5,6 +5,12 @@ PARAMETERS = ("x_min", "y_min", "x_max", "y_max", "score")
 
 BOX_PARAMETERS = PARAMETERS[:4]
 
+EXPLAINERS = (
+    *("smoothgrad", "gradient", "odam", "det_grad_cam", "grad_cam", "guided_grad_cam", "layer_cam"),
+    *("ss_grad_cam", "ss_grad_cam_pp", "d_rise", "lrp", "contrastive_lrp"),
+)
+"""The ways to make maps, by the names of :mod:`odsg_lightning.explainers.by_name`."""
+
 REGIONS = ("edge", "middle", "opposite")
 """The thirds of an object as a box parameter sees them: its own edge, the middle, the opposite edge."""
 

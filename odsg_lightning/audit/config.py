@@ -1,13 +1,19 @@
 """The settings of an audit: everything that its numbers depend on besides the detector and the images."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from odsg_lightning.errors import UserInputError
+from odsg_lightning.names import EXPLAINERS
 from odsg_lightning.saliency.options import Engine, Precision, check_engine, check_tolerance
 
-ExplainerName = Literal["smoothgrad", "gradient"]
 Target = Literal["output", "logit", "ground_truth"]
+
+OF_GRADIENTS = ("smoothgrad", "gradient")
+"""The explainers whose settings are arguments of an audit."""
+
+_OF_GRADIENTS_ALONE = {"n_samples", "sigma", "tolerance", "precision"}
 
 OCCLUSION = "blur + grey, inpaint"
 """What hidden pixels are replaced by, for sufficiency and for necessity, as a fingerprint says it."""
@@ -18,7 +24,10 @@ class AuditConfig:
     """Settings of an audit.
 
     Attributes:
-        explainer: ``"smoothgrad"``, or ``"gradient"``: the plain gradient, one sample without noise.
+        explainer: how maps are made: ``"smoothgrad"``; ``"gradient"``, the plain gradient, one sample without noise; or
+            another of :data:`odsg_lightning.names.EXPLAINERS` that gives maps of all five numbers.
+        explainer_settings: of such another one, by name: :func:`odsg_lightning.explainers.by_name.settings_of`; None
+            for its own defaults. ``n_samples``, ``sigma``, ``tolerance`` and ``precision`` are not for it.
         target: what is explained: ``"output"``, what was returned; ``"logit"``, the class logit and the unclipped box
             of the anchor or region that a detection came from; ``"ground_truth"``, these of the anchor or region that
             fits an object best, whether it is detected or not.
@@ -44,7 +53,8 @@ class AuditConfig:
         precision: of the linear backward pass: see there.
     """
 
-    explainer: ExplainerName = "smoothgrad"
+    explainer: str = "smoothgrad"
+    explainer_settings: Mapping[str, Any] | None = None
     target: Target = "output"
     n_samples: int = 20
     sigma: float = 0.05
@@ -70,11 +80,16 @@ class AuditConfig:
         Raises:
             UserInputError: names the argument, its range and the value that came.
         """
-        for name, kind in (("explainer", ExplainerName), ("target", Target)):
-            if getattr(self, name) not in get_args(kind):
+        for name, known in (("explainer", EXPLAINERS), ("target", get_args(Target))):
+            if getattr(self, name) not in known:
                 raise UserInputError(
-                    f"Expected argument `{name}` to be one of {get_args(kind)}, but got {getattr(self, name)!r}."
+                    f"Expected argument `{name}` to be one of {known}, but got {getattr(self, name)!r}."
                 )
+        if self.explainer_settings and self.explainer in OF_GRADIENTS:
+            raise UserInputError(
+                f"Expected the settings of {self.explainer!r} as arguments (`n_samples`, `sigma`), but got "
+                f"`explainer_settings` {dict(self.explainer_settings)}."
+            )
         whole = {"n_samples": (self.n_samples, 1), "seed": (self.seed, 0)}
         if self.max_objects_per_image is not None:
             whole["max_objects_per_image"] = (self.max_objects_per_image, 1)
@@ -101,17 +116,16 @@ class AuditConfig:
         Every engine computes the same maps, so ``engine`` is not among them. ``tolerance`` and ``precision`` are only
         where they change something: audits from before they existed have the same settings as those without them.
         """
-        settings = {name: value for name, value in vars(self).items() if name != "engine"}
+        left_out = {"engine", "explainer_settings"}
+        if self.explainer not in OF_GRADIENTS:
+            left_out |= _OF_GRADIENTS_ALONE
+        settings = {name: value for name, value in vars(self).items() if name not in left_out}
+        settings |= {f"explainer/{name}": value for name, value in (self.explainer_settings or {}).items()}
         if self.occlusion:
             settings["occlusion"] = OCCLUSION
         else:
             del settings["sufficiency_margin"], settings["necessity_margin"]
         for name in ("tolerance", "precision"):
-            if settings[name] == getattr(AuditConfig, name):
-                del settings[name]
+            if settings.get(name) == getattr(AuditConfig, name):
+                settings.pop(name, None)
         return settings
-
-    @property
-    def samples_per_image(self) -> int:
-        """Number of noise samples of each image; with a ``tolerance``, the most."""
-        return 1 if self.explainer == "gradient" else self.n_samples

@@ -45,7 +45,7 @@ def audit(
         samples: the audit set, or a part of it.
         config: see :class:`AuditConfig`.
         device: where the images are put.
-        on_sample: called ``config.samples_per_image`` times for every image, however few of them are needed.
+        on_sample: called as often for every image as the explainer has samples, however few of them are needed.
         objects: which objects are audited, by image id and annotation id; None for those that
             ``config.max_objects_per_image`` leaves of ``samples``. Of a part of the audit set, pass what it leaves of
             the whole: :func:`odsg_lightning.audit.choice.chosen_objects`.
@@ -59,6 +59,7 @@ def audit(
     """
     if objects is None:
         objects = chosen_objects(listed_objects(samples), config.max_objects_per_image)
+    explainer = explainer_of(config)
     for sample in samples:
         image = sample.image.to(device, copy=True)
         reference, candidates = _detected(detector, image, sample.image_id, config)
@@ -68,7 +69,7 @@ def audit(
         paired = [index for index in indices if pairs[index] >= 0]
         subject = _subject(detector, image, sample, reference, candidates, pairs, indices, config)
         if subject.objects:
-            maps = explainer_of(config).explain(
+            maps = explainer.explain(
                 subject.detector,
                 image,
                 subject.numbers,
@@ -79,7 +80,7 @@ def audit(
             )
         else:
             maps = []
-            for _ in range(config.samples_per_image):
+            for _ in range(explainer.samples):
                 on_sample()  # progress counts the samples that an image without detections saves, too
         evidence = _evidence(detector, image, reference[pairs[paired]], sample.masks[paired], config)
         explained = dict(zip(subject.objects, zip(subject.rows, maps, strict=True), strict=True))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from odsg_lightning.audit.config import AuditConfig
+from odsg_lightning.audit.explainer import explainer_fingerprint
 from odsg_lightning.audit.pairing import PairingCounts
 from odsg_lightning.metrics.edges import object_enrichment, position
 from odsg_lightning.metrics.iof import object_iof
@@ -224,7 +225,7 @@ def fingerprint(audit_set_sha256: str, config: AuditConfig, masks: str | None = 
         told["masks"] = masks
     if config.max_objects_per_image is not None:
         told["objects_chosen"] = OBJECTS_CHOSEN
-    return told | config.measured
+    return told | config.measured | explainer_fingerprint(config)
 
 
 def _block_means(maps: Tensor) -> Tensor:

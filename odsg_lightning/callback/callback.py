@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from odsg_lightning.audit.config import AuditConfig, ExplainerName, Target
+from odsg_lightning.audit.config import AuditConfig, Target
 from odsg_lightning.audit.engine_notice import EngineNotice
 from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.audit.measure import fingerprint
@@ -70,7 +70,8 @@ class ODSmoothGradCallback(Callback):
         every_n_validations: audit the first validation of a fit and then every n-th; a resumed fit keeps to this count,
             but audits its first validation, too. ``trainer.validate`` and ``trainer.test`` are always audited.
         audit_samples: the audit set; by default that of the data module (``trainer.datamodule.audit_samples()``).
-        explainer: ``"smoothgrad"``, or ``"gradient"`` for the plain gradient (one sample without noise).
+        explainer: ``"smoothgrad"``, ``"gradient"`` (one sample without noise), or another one (``docs/explainers.md``).
+        explainer_settings: of another one, by name.
         target: ``"output"``, ``"logit"`` or ``"ground_truth"``: :class:`odsg_lightning.audit.config.AuditConfig`.
         n_samples: noise samples of SmoothGrad; with a ``tolerance``, the most that an object gets.
         sigma: standard deviation of the noise relative to the pixel range (0.05 is 12.75 grey levels).
@@ -118,7 +119,8 @@ class ODSmoothGradCallback(Callback):
         every_n_validations: int = 1,
         *,
         audit_samples: Sequence[AuditSample] | None = None,
-        explainer: ExplainerName = AuditConfig.explainer,
+        explainer: str = AuditConfig.explainer,
+        explainer_settings: Mapping[str, Any] | None = None,
         target: Target = AuditConfig.target,
         n_samples: int = AuditConfig.n_samples,
         sigma: float = AuditConfig.sigma,
@@ -150,6 +152,7 @@ class ODSmoothGradCallback(Callback):
         check_counts(max_strips=max_strips, reseeded_images=reseeded_images)
         self.config = AuditConfig(
             explainer=explainer,
+            explainer_settings=explainer_settings,
             target=target,
             n_samples=n_samples,
             sigma=sigma,

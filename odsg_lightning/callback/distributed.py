@@ -14,6 +14,7 @@ from torch import Tensor
 
 from odsg_lightning.audit.choice import chosen_objects, listed_objects
 from odsg_lightning.audit.config import AuditConfig
+from odsg_lightning.audit.explainer import explainer_of
 from odsg_lightning.audit.loop import audit
 from odsg_lightning.audit.measure import object_maps, object_row
 from odsg_lightning.audit.pairing import PairingCounts, why_few_are_paired
@@ -116,7 +117,7 @@ class DistributedAudit:
         def audit_share(share: Sequence[AuditSample], config: AuditConfig, *, first: bool) -> list[_Kept]:
             drawn = drawn_objects(share, objects, self.max_strips) if first and trainer.is_global_zero else set()
             kept = []
-            with detector() as opened, audit_progress(trainer, len(share) * config.samples_per_image) as advance:
+            with detector() as opened, audit_progress(trainer, len(share) * explainer_of(config).samples) as advance:
 
                 def on_sample() -> None:
                     advance()

@@ -14,6 +14,7 @@ from torch import nn
 from odsg_lightning.audit.choice import chosen_objects
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.engine_notice import EngineNotice
+from odsg_lightning.audit.explainer import explainer_of
 from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.audit.loop import DetectorFailedError, audit
 from odsg_lightning.audit.measure import fingerprint, object_maps, object_row
@@ -108,7 +109,7 @@ def audit_checkpoint(
         rows: list[ObjectRow] = []
         counts: list[PairingCounts | None] = []
         audited = _audited_objects(chosen, coco, config)
-        with audit_progress(len(coco.images), config.samples_per_image) as (on_sample, on_finished_image):
+        with audit_progress(len(coco.images), explainer_of(config).samples) as (on_sample, on_finished_image):
             for listed, image in zip(chosen.images, coco.images, strict=True):
                 done = partial.finished(image.id, (i for i in listed.annotation_ids if (image.id, i) in audited))
                 if done is None:

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
-from odsg_lightning.audit.config import AuditConfig, ExplainerName, Target  # loads the standard library alone
+from odsg_lightning.audit.config import AuditConfig, Target  # loads the standard library alone
+from odsg_lightning.cli.explainers import add_explainer
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.saliency.options import Engine, Precision
 
@@ -80,8 +81,8 @@ def _add_audit(subcommands: Any) -> None:
     )
     parser.add_argument("--annotations", type=Path, help="the COCO file, if not where the audit set says")
     parser.add_argument("--images", type=Path, help="folder of its images, if not there")
+    add_explainer(parser, AuditConfig.explainer)
     choices: dict[str, tuple[Any, str]] = {
-        "explainer": (ExplainerName, "how maps are made"),
         "target": (Target, "what is returned, the logit and unclipped box behind it, or those that fit each object"),
         "engine": (Engine, "how gradients are computed; same maps"),
         "precision": (Precision, "of the backward pass"),
@@ -144,7 +145,8 @@ def _run_audit(options: argparse.Namespace) -> int:
 
     numbers = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in _NUMBERS}
     metrics = dict(_metric(text) for text in options.metric)
-    choices = {name: getattr(options, name) for name in ("explainer", "target", "engine", "precision")}
+    chosen = ("explainer", "explainer_settings", "target", "engine", "precision")
+    choices = {name: getattr(options, name) for name in chosen}
     config = AuditConfig(occlusion=not options.no_occlusion, **choices, **numbers)
     if options.trust:
         print(

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from odsg_lightning.cli.explainers import add_explainer
+
 _EXPLAIN = (
     "config", "num_classes", "trust", "device", "min_size", "max_size", "point", "target", "score_threshold",
     "max_objects", "labels", "classes", "against", "suppressed", "seed",
@@ -35,7 +37,7 @@ def add(subcommands: Any) -> None:
     asked.add_argument("--against", type=_class, help="why rather than this class? (difference of two logits)")
     asked.add_argument("--suppressed", action="store_true", help="anchors or regions that were suppressed, too")
     how = parser.add_argument_group("how")
-    how.add_argument("--explainer", choices=["smoothgrad", "gradient"], default="smoothgrad")
+    add_explainer(how, "smoothgrad")
     how.add_argument("--n-samples", type=int, default=20, help="noisy copies of SmoothGrad")
     how.add_argument("--sigma", type=float, default=0.05, help="of the noise, relative to the pixel range")
     how.add_argument("--seed", type=int, default=0, help="of the noise")
@@ -52,17 +54,18 @@ def _run(options: argparse.Namespace) -> int:
     import warnings
 
     from odsg_lightning.checkpoints.explain import explain_pictures
-    from odsg_lightning.explainers.gradient import Gradient
-    from odsg_lightning.explainers.smoothgrad import SmoothGrad
+    from odsg_lightning.explainers.by_name import make_explainer
     from odsg_lightning.text import plain
 
     warnings.filterwarnings("ignore", message=".*torch.meshgrid")  # PyTorch's, of Detectron2's code
-    explainer = SmoothGrad(n_samples=options.n_samples, sigma=options.sigma)
+    settings = dict(options.explainer_settings or {})
+    if options.explainer == "smoothgrad":
+        settings = {"n_samples": options.n_samples, "sigma": options.sigma, **settings}
     explained = explain_pictures(
         options.checkpoint,
         options.pictures,
         options.output,
-        explainer=Gradient() if options.explainer == "gradient" else explainer,
+        explainer=make_explainer(options.explainer, **settings),
         **{name: getattr(options, name) for name in _EXPLAIN},
     )
     for picture, explanations in explained.items():

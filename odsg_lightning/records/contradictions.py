@@ -68,7 +68,7 @@ def _of_the_samples(fingerprint: Mapping[str, Any], row: "ObjectRow") -> Iterato
     expected = 1 if fingerprint["explainer"] == "gradient" else fingerprint.get("n_samples", made)
     if matched > made:
         yield "was matched in more noise samples than were made"
-    if matched < made and fingerprint["target"] != "output":
+    if matched < made and fingerprint["target"] != "output" and "n_samples" in fingerprint:
         yield f"was matched in {matched} of {made} noise samples, and target {fingerprint['target']!r} matches nothing"
     if made > expected or (made < expected and fingerprint.get("tolerance") is None):
         yield f"has {made} noise samples where the settings make {expected}"
