@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from odsg_lightning.metrics.per_object import PerObjectMetric
-from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS
+from odsg_lightning.metrics.per_object import PerParameterMetric, check_maps, parameter_means
+from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.early_stop import correlation_distance
 from odsg_lightning.saliency.masks import defined_maps
 
@@ -58,8 +58,8 @@ def map_drift(maps: Tensor, other: Tensor, foreground: Tensor, other_foreground:
     dtype = torch.promote_types(torch.promote_types(maps.dtype, other.dtype), torch.float32)
     maps, other = maps.to(dtype), other.to(dtype)
     first, second = maps / maps.amax(dim=(2, 3), keepdim=True), other / other.amax(dim=(2, 3), keepdim=True)
-    overlap = _iou(foreground, other_foreground)
-    values = torch.stack([correlation_distance(first, second), 1 - _ssim(first, second), 1 - overlap], dim=-1)
+    similarity, overlap = structural_similarity(first, second), _iou(foreground, other_foreground)
+    values = torch.stack([correlation_distance(first, second), 1 - similarity, 1 - overlap], dim=-1)
     defined = defined_maps(maps) & defined_maps(other)
     return values.to(dtype).where(defined[..., None], torch.nan)
 
@@ -70,13 +70,21 @@ def drift_means(values: Tensor) -> dict[str, Tensor]:
     Args:
         values: ``[N, 5, 3]``, see :func:`map_drift`. Undefined values are left out; a mean of nothing is NaN.
     """
-    means = dict(zip(DRIFT_NAMES, values.nanmean(dim=0).flatten(), strict=True))
-    boxes = values[:, : len(BOX_PARAMETERS)].nanmean(dim=1).nanmean(dim=0)
-    return means | dict(zip(MEASURES, boxes, strict=True))
+    return parameter_means(values, MEASURES)
 
 
-def _ssim(first: Tensor, second: Tensor) -> Tensor:
-    """By rows, then by columns: two to six times as fast as the two-dimensional filter of torchmetrics."""
+def structural_similarity(first: Tensor, second: Tensor) -> Tensor:
+    """Return the mean SSIM (Wang et al. 2004) of maps from 0 to 1, over the windows of 11 px that lie inside them.
+
+    By rows, then by columns: two to six times as fast as the two-dimensional filter of torchmetrics.
+
+    Args:
+        first: ``[N, P, H, W]`` float.
+        second: ``[N, P, H, W]`` float.
+
+    Returns:
+        ``[N, P]`` -1 to 1; NaN for maps with a side below 11 px.
+    """
     if min(first.shape[2:]) < SSIM_WINDOW or not len(first):
         return first.new_full(first.shape[:2], torch.nan)
     offsets = torch.arange(SSIM_WINDOW, dtype=first.dtype, device=first.device) - SSIM_WINDOW // 2
@@ -98,10 +106,7 @@ def _iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _check(maps: Tensor, other: Tensor, foreground: Tensor, other_foreground: Tensor) -> None:
-    if maps.ndim != 4 or maps.shape[1] != len(PARAMETERS) or not maps.is_floating_point():
-        raise ValueError(
-            f"Expected argument `maps` to be a float tensor [N, 5, H, W], but got {maps.dtype} {tuple(maps.shape)}."
-        )
+    check_maps(maps)
     if other.shape != maps.shape or not other.is_floating_point():
         raise ValueError(
             f"Expected argument `other` to be a float tensor {tuple(maps.shape)} as `maps`, but got {other.dtype} "
@@ -115,7 +120,7 @@ def _check(maps: Tensor, other: Tensor, foreground: Tensor, other_foreground: Te
             )
 
 
-class SaliencyDrift(PerObjectMetric):
+class SaliencyDrift(PerParameterMetric):
     """Mean :func:`map_drift` over objects, with the values of each object kept.
 
     ``per_object()`` returns them, ``[N, 5, 3]``. ``compute()`` returns a dict of scalars: the 15 :data:`DRIFT_NAMES`,
@@ -137,12 +142,8 @@ class SaliencyDrift(PerObjectMetric):
 
     def __init__(self, **kwargs: Any) -> None:
         """See the class for the arguments."""
-        super().__init__((len(PARAMETERS), len(MEASURES)), **kwargs)
+        super().__init__(MEASURES, **kwargs)
 
     def update(self, maps: Tensor, other: Tensor, foreground: Tensor, other_foreground: Tensor) -> None:
         """Add objects; see :func:`map_drift` for shapes and errors."""
         self._keep(map_drift(maps, other, foreground, other_foreground))
-
-    def compute(self) -> dict[str, Tensor]:
-        """Return the mean of every name, as scalars."""
-        return drift_means(self.per_object())

@@ -188,6 +188,27 @@ def grown_box(mask: Tensor, pixels: float) -> Tensor:
     return inside_y[:, None] & ((columns >= left - reach) & (columns < right + reach))
 
 
+def box_pixels(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Return the pixels of boxes: those whose centre lies in it, on its left and upper border too.
+
+    Args:
+        boxes: ``[N, 4]`` XYXY in pixels.
+        height: of the image.
+        width: of the image.
+
+    Returns:
+        ``[N, height, width]`` bool.
+
+    Example:
+        >>> box_pixels(torch.tensor([[1.0, 0.0, 2.6, 1.0]]), 1, 4).int()  # from 1 to 2.6: the centres 1.5 and 2.5
+        tensor([[[0, 1, 1, 0]]], dtype=torch.int32)
+    """
+    x_min, y_min, x_max, y_max = boxes[:, :, None].unbind(1)
+    rows, columns = (torch.arange(length, device=boxes.device) + 0.5 for length in (height, width))
+    inside_y, inside_x = (y_min <= rows) & (rows < y_max), (x_min <= columns) & (columns < x_max)
+    return inside_y[:, :, None] & inside_x[:, None, :]
+
+
 def object_size(mask: Tensor) -> float:
     """Return the size of an object in pixels: the square root of its extent's width times height.
 
