@@ -42,12 +42,20 @@ def test_custom_scalars_are_laid_out_once_and_name_what_is_logged(events):
     (layout,) = layouts(events)
     charts = {(c.title, chart.title): list(chart.multiline.tag) for c in layout.category for chart in c.chart}
     categories = list(dict.fromkeys(category for category, _ in charts))
-    assert categories == ["occlusion", "near and object", "edge against middle", "drift", "recall"]
+    assert categories == [
+        "occlusion",
+        "near and object",
+        "edge against middle",
+        "leaning to the edge",
+        "drift",
+        "recall",
+    ]
     occlusion = charts["occlusion", "sufficiency and necessity"]
     assert occlusion == ["^occlusion/sufficiency$", "^occlusion/necessity$"]
     assert charts["near and object", "mean of the box"] == ["^iof/near$", "^iof/object$"]
     assert charts["near and object", "score"] == ["^iof/score/near$", "^iof/score/object$"]
     assert charts["edge against middle", "x_max"] == ["^iof/x_max/edge$", "^iof/x_max/middle$"]
+    assert charts["leaning to the edge", "position"][-1] == "^position/mean$"
     assert charts["drift", "ssim"] == ["^drift/ssim$", "^drift_ref/ssim$", "^drift_noise/ssim$"]
     assert {tag.strip("^$") for tags in charts.values() for tag in tags} <= EVERY_TAG
 
@@ -90,7 +98,7 @@ def test_nothing_detected_has_no_histogram_and_without_drift_no_chart_of_it(tmp_
     assert events.Tags()["histograms"] == []
     (layout,) = layouts(events)
     categories = [category.title for category in layout.category]
-    assert categories == ["occlusion", "near and object", "edge against middle", "recall"]
+    assert categories == ["occlusion", "near and object", "edge against middle", "leaning to the edge", "recall"]
 
 
 def test_without_occlusion_there_is_neither_chart_nor_histogram_of_it(tmp_path):
