@@ -520,7 +520,7 @@ def test_fit_trains_audits_and_logs(fitted):
 
 def test_fit_ends_as_the_demonstration_does(fitted):
     printed = (fitted / "printed.txt").read_text()
-    for words in ("mean of the box", "AP50", "sufficiency", "recall", "seconds training", "in 1 audits"):
+    for words in ("box mean", "AP50", "sufficiency", "recall", "seconds training", "in 1 audits"):
         assert words in printed
     (checkpoint,) = fitted.rglob("*.ckpt")
     assert printed.splitlines()[-4:] == [

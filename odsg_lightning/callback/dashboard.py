@@ -62,9 +62,9 @@ def custom_scalars(*, occlusion: bool, drift: bool) -> dict[str, dict[str, list[
     layout: dict[str, dict[str, list[str]]] = {}
     if occlusion:
         layout["occlusion"] = {"sufficiency and necessity": [f"occlusion/{name}" for name in OCCLUSION_NAMES]}
-    near = {"mean of the box": ["iof/near", "iof/object"]}
+    near = {"box mean": ["iof/near", "iof/object"]}
     layout["near and object"] = near | {p: [f"iof/{p}/near", f"iof/{p}/object"] for p in PARAMETERS}
-    thirds = {"mean of the box": ["iof/edge", "iof/middle"]}
+    thirds = {"box mean": ["iof/edge", "iof/middle"]}
     layout["edge against middle"] = thirds | {p: [f"iof/{p}/edge", f"iof/{p}/middle"] for p in BOX_PARAMETERS}
     layout["leaning to the edge"] = {
         "enrichment": [f"enrichment/{region}" for region in REGIONS],
@@ -142,7 +142,7 @@ def _means(scalars: Mapping[str, float], parameter: str) -> list[str]:
     middle = f"/{parameter}/" if parameter else "/"
     names = [f"iof{middle}{region}" for region in _COLUMNS] + [f"enrichment{middle}edge"]
     names.append(f"position/{parameter or 'mean'}")
-    return [parameter or "mean of the box", *(_two_digits(scalars.get(name)) for name in names)]
+    return [parameter or "box mean", *(_two_digits(scalars.get(name)) for name in names)]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -31,7 +31,7 @@ def iof_table(means: Mapping[str, float | None], title: str) -> Table:
     of_score = (number(means[f"iof/score/{region}"], 2) for region in regions[len(REGIONS) :])
     table.add_row("score", *[""] * len(REGIONS), *of_score, end_section=True)
     names = (*(f"iof/{region}" for region in regions), "enrichment/edge", "position/mean")
-    table.add_row("mean of the box", *(number(means[name], 2) for name in names), end_section=True)
+    table.add_row("box mean", *(number(means[name], 2) for name in names), end_section=True)
     return table
 
 

@@ -52,7 +52,7 @@ def test_custom_scalars_are_laid_out_once_and_name_what_is_logged(events):
     ]
     occlusion = charts["occlusion", "sufficiency and necessity"]
     assert occlusion == ["^occlusion/sufficiency$", "^occlusion/necessity$"]
-    assert charts["near and object", "mean of the box"] == ["^iof/near$", "^iof/object$"]
+    assert charts["near and object", "box mean"] == ["^iof/near$", "^iof/object$"]
     assert charts["near and object", "score"] == ["^iof/score/near$", "^iof/score/object$"]
     assert charts["edge against middle", "x_max"] == ["^iof/x_max/edge$", "^iof/x_max/middle$"]
     assert charts["leaning to the edge", "position"][-1] == "^position/mean$"
