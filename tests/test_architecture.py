@@ -3,9 +3,8 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-
-import pytest
 
 PACKAGE = Path(__file__).parents[1] / "odsg_lightning"
 SMALL = {"errors", "names", "text"}  # import nothing of ours: everything may use them
@@ -155,17 +154,28 @@ def everything_below(folder: str) -> str:
     return f"import sys, {', '.join(names)}\n"
 
 
-@pytest.mark.parametrize("folder", WITHOUT_TORCH)
-def test_no_torch_is_loaded_by(folder):
-    code = everything_below(folder) + "sys.exit(' '.join(n for n in ('torch', 'lightning') if n in sys.modules) or 0)"
+def loaded_by(folders: Sequence[str], packages: Sequence[str]) -> str:
+    """Return the first folder whose import loads one of the packages, and which; empty for none."""
+    code = "".join(
+        everything_below(folder)
+        + f"found = [p for p in {list(packages)} if p in sys.modules]\nif found: sys.exit(print({folder!r}, *found))\n"
+        for folder in folders
+    )
     result = in_fresh_python(code)
     assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout.strip()
 
 
-@pytest.mark.parametrize("folder", ["callback", "audit", "metrics", "saliency", "viz", "data"])
-def test_no_detectron2_is_loaded_by(folder):
-    result = in_fresh_python(everything_below(folder) + "sys.exit('detectron2' in sys.modules)")
-    assert result.returncode == 0, result.stderr
+def test_no_torch_is_loaded_by_files_gate_and_report():
+    assert loaded_by(WITHOUT_TORCH, ["torch", "lightning"]) == ""
+
+
+def test_no_detectron2_is_loaded_by_the_callback_and_what_it_needs():
+    assert loaded_by(["saliency", "viz", "metrics", "data", "audit", "callback"], ["detectron2"]) == ""
+
+
+def test_a_package_that_is_loaded_is_seen():
+    assert loaded_by(["records", "metrics"], ["torch"]) == "metrics torch"
 
 
 def test_the_package_itself_loads_the_standard_library_alone():
