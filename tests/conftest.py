@@ -18,7 +18,7 @@ COCO_TINY = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco_tiny
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fuzz", type=int, default=300, metavar="N", help="mutations of each format in tests/fuzz")
+    parser.addoption("--fuzz", type=int, default=100, metavar="N", help="mutations of each format in tests/fuzz")
 
 
 @pytest.fixture(scope="session")
