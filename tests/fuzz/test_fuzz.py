@@ -1,6 +1,6 @@
 """Files that are almost right, each format of unknown origin: read, or refused in one line, soon, and never passed.
 
-``pytest tests/fuzz`` tries 300 mutations of each; ``pytest tests/fuzz --fuzz 5000`` more. The same number is always the
+``pytest tests/fuzz`` tries 100 mutations of each; ``pytest tests/fuzz --fuzz 5000`` more. The same number is always the
 same file; one that fails is kept in the folder that the failure names.
 """
 
