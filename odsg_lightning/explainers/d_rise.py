@@ -169,7 +169,8 @@ def proposal_weights(targets: Proposals, found: Proposals) -> Tensor:
     if not len(found.boxes):
         return targets.boxes.new_zeros(len(targets.boxes))
     cosine = functional.normalize(targets.probabilities, dim=1) @ functional.normalize(found.probabilities, dim=1).T
-    return (box_iou(targets.boxes, found.boxes) * cosine).amax(dim=1)
+    weights: Tensor = box_iou(targets.boxes, found.boxes) * cosine
+    return weights.amax(dim=1)
 
 
 def _proposals(detector: Detector, images: list[Tensor], classes: int) -> list[Proposals]:
