@@ -170,7 +170,8 @@ class _Layer:
         """Carry ``[N, C_out, ...]`` back to the inputs."""
         if self.settings is None:
             return cotangent @ weight
-        return conv2d_input(self.inputs.shape, weight, cotangent, *self.settings)
+        found: Tensor = conv2d_input(self.inputs.shape, weight, cotangent, *self.settings)  # type: ignore[no-untyped-call]
+        return found
 
 
 class _Propagate(torch.autograd.Function):
