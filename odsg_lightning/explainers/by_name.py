@@ -61,5 +61,6 @@ def make_explainer(name: str, **settings: Any) -> Explainer:
 
 def settings_of(name: str) -> tuple[str, ...]:
     """Return the names of an explainer's settings."""
-    make: Any = EXPLAINERS[name]
-    return tuple(field.name for field in fields(make.func if isinstance(make, partial) else make))
+    make = EXPLAINERS[name]
+    made: Any = make.func if isinstance(make, partial) else make
+    return tuple(field.name for field in fields(made))

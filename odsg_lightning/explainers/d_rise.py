@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from odsg_lightning.errors import UserInputError
 from odsg_lightning.explainers.features import normalised, on_five
 from odsg_lightning.saliency.protocol import CandidateOutputs, Detector, ProposingDetector
 from odsg_lightning.types import Detections, ObjectSaliency, Proposals
+
+Hidden = Literal["black", "mean"]
 
 _FEWEST = 200
 """Masks before a correlation of their halves is believed, and between two looks at it."""
@@ -36,6 +39,9 @@ class DRISE:
         n_masks: masked copies; with ``stop_at``, the most.
         cells: cells of a mask's grid along each side of the image.
         keep: probability that a cell shows the image.
+        hidden: what the rest shows: ``"black"``, as published, or ``"mean"``, the picture's mean colour. A detector of
+            plain shapes takes black patches for objects: what hides an object is then found in its place, and the map
+            is dark there.
         stop_at: None for all copies, or the correlation (Pearson) between the maps of the even and of the odd copies
             from which on, for all objects, no more are made.
         batch_size: copies that are shown to the detector at once.
@@ -51,6 +57,7 @@ class DRISE:
     n_masks: int = 5000
     cells: int = 16
     keep: float = 0.5
+    hidden: Hidden = "black"
     stop_at: float | None = None
     batch_size: int = 16
 
@@ -60,6 +67,10 @@ class DRISE:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserInputError(f"Expected argument `{name}` to be an integer of at least 1, but got {value!r}.")
+        if self.hidden not in get_args(Hidden):
+            raise UserInputError(
+                f"Expected argument `hidden` to be one of {get_args(Hidden)}, but got {self.hidden!r}."
+            )
         for name in ("keep", "stop_at"):
             value = getattr(self, name)
             if not (name == "stop_at" and value is None) and not 0 < value < 1:
@@ -99,11 +110,12 @@ class DRISE:
         targets = _targets(reference[list(indices)].detach(), clean)
         size = image.shape[1], image.shape[2]
         masks = random_masks(self.n_masks, self.cells, self.keep, size, generator)
+        fill = image.mean(dim=(1, 2), keepdim=True) if self.hidden == "mean" else image.new_zeros(3, 1, 1)
         sums = image.new_zeros(2, len(indices), *size)  # over the even masks, and over the odd ones
         shown = image.new_zeros(2, *size)
         weighted, made = [0] * len(indices), 0
         while batch := [mask.to(image) for mask in islice(masks, self.batch_size)]:
-            found = _proposals(detector, [image * mask for mask in batch], classes)
+            found = _proposals(detector, [torch.lerp(fill, image, mask) for mask in batch], classes)
             for mask, of_copy in zip(batch, found, strict=True):
                 weights = proposal_weights(targets, of_copy)
                 sums[made % 2] += weights[:, None, None] * mask
@@ -157,7 +169,8 @@ def proposal_weights(targets: Proposals, found: Proposals) -> Tensor:
     if not len(found.boxes):
         return targets.boxes.new_zeros(len(targets.boxes))
     cosine = functional.normalize(targets.probabilities, dim=1) @ functional.normalize(found.probabilities, dim=1).T
-    return (box_iou(targets.boxes, found.boxes) * cosine).amax(dim=1)
+    weights: Tensor = box_iou(targets.boxes, found.boxes) * cosine
+    return weights.amax(dim=1)
 
 
 def _proposals(detector: Detector, images: list[Tensor], classes: int) -> list[Proposals]:

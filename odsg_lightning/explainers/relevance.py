@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.grad import conv2d_input
 from torch.overrides import TorchFunctionMode
 
 from odsg_lightning.errors import UserInputError
@@ -169,9 +170,8 @@ class _Layer:
         """Carry ``[N, C_out, ...]`` back to the inputs."""
         if self.settings is None:
             return cotangent @ weight
-        shape = tuple(self.inputs.shape)
-        transposed: Tensor = torch.nn.grad.conv2d_input(shape, weight, cotangent, *self.settings)  # type: ignore[arg-type]
-        return transposed
+        found: Tensor = conv2d_input(self.inputs.shape, weight, cotangent, *self.settings)  # type: ignore[no-untyped-call]
+        return found
 
 
 class _Propagate(torch.autograd.Function):

@@ -131,16 +131,18 @@ class TestMasks:
                     bottom = grid[1, 0] * (1 - column) + grid[1, 1] * column
                     assert float(mask[y, x]) == pytest.approx(float(top * (1 - row) + bottom * row), abs=1e-6)
 
-    def test_hidden_is_black(self):
+    @pytest.mark.parametrize("hidden", ["black", "mean"])
+    def test_hidden_is_black_or_the_mean_colour(self, hidden):
         class Keeping(Seeing):
             def proposals(self, images):
                 self.images = images
                 return super().proposals(images)
 
         detector = Keeping()
-        explained(DRISE(n_masks=1, cells=2), detector)
+        explained(DRISE(n_masks=1, cells=2, hidden=hidden), detector)
         [mask] = random_masks(1, 2, 0.5, SIZE, generator())
-        torch.testing.assert_close(detector.images[0], IMAGE * mask)
+        fill = IMAGE.flatten(1).mean(dim=1)[:, None, None] if hidden == "mean" else 0
+        torch.testing.assert_close(detector.images[0], IMAGE * mask + fill * (1 - mask))
 
 
 class TestStop:
@@ -211,6 +213,7 @@ def test_fixed_candidates_alone_are_refused():
         ({"n_masks": 0}, "Expected argument `n_masks` to be an integer of at least 1, but got 0"),
         ({"cells": 1.5}, "Expected argument `cells` to be an integer of at least 1, but got 1.5"),
         ({"batch_size": True}, "Expected argument `batch_size` to be an integer of at least 1, but got True"),
+        ({"hidden": "blur"}, r"Expected argument `hidden` to be one of \('black', 'mean'\), but got 'blur'"),
         ({"keep": 1.0}, "Expected argument `keep` to be between 0 and 1, but got 1.0"),
         ({"stop_at": 0}, "Expected argument `stop_at` to be between 0 and 1, but got 0"),
     ],

@@ -159,7 +159,7 @@ def test_an_unknown_setting_lists_those_there_are():
 def test_settings_reach_the_explainer():
     assert make_explainer("smoothgrad", n_samples=7).samples == 7
     assert make_explainer("lrp", epsilon=0.1).epsilon == 0.1
-    assert settings_of("d_rise") == ("n_masks", "cells", "keep", "stop_at", "batch_size")
+    assert settings_of("d_rise") == ("n_masks", "cells", "keep", "hidden", "stop_at", "batch_size")
     with pytest.raises(UserInputError, match="`epsilon` to be a finite number, 0 or more, but got -1"):
         make_explainer("lrp", epsilon=-1)
     with pytest.raises(UserInputError, match=r"`convolution` to be one of \('zplus', 'epsilon'\), but got 'gamma'"):
