@@ -59,7 +59,7 @@ def audit(
         objects = chosen_objects(listed_objects(samples), config.max_objects_per_image)
     for sample in samples:
         image = sample.image.to(device, copy=True)
-        reference = _detected(detector, image, sample.image_id)
+        reference = detect_once(detector, image, sample.image_id)
         pairs, ious = pair_detections(sample, reference, config)
         counts = pairing_counts(sample, reference, config)
         indices = audited_indices(sample, objects)
@@ -92,8 +92,12 @@ def audit(
             yield AuditedObject(sample, index, detected, counts)
 
 
-def _detected(detector: Detector, image: Tensor, image_id: int) -> Detections:
-    """Run the detector once; whatever it raises is its own fault: its configuration or code."""
+def detect_once(detector: Detector, image: Tensor, image_id: int) -> Detections:
+    """Run the detector once; whatever it raises is its own fault: its configuration or code.
+
+    Raises:
+        DetectorFailedError: says what.
+    """
     try:
         with torch.no_grad():
             (reference,) = detector.detect([image])
