@@ -28,7 +28,7 @@ def map_similarity(maps: Tensor, other: Tensor, boxes: Tensor) -> Tensor:
 
     Returns:
         ``[N, 5, 3]`` float64 in the order of :data:`SIMILARITIES`; NaN where either map is undefined or, of the rank
-        correlations, the same at every pixel.
+        correlations, the same at every pixel, and for a box without a pixel.
 
     Raises:
         ValueError: shapes or types that do not fit, or a box without width or height.
@@ -56,6 +56,8 @@ def map_similarity(maps: Tensor, other: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _spearman(first: Tensor, second: Tensor) -> Tensor:
-    """``[5]`` rank correlation of ``[5, P]`` with ``[5, P]``."""
+    """``[5]`` rank correlation of ``[5, P]`` with ``[5, P]``, NaN without pixels."""
+    if not first.shape[1]:
+        return first.new_full(first.shape[:1], torch.nan)
     ranks = (torch.from_numpy(rankdata(one.cpu().numpy(), axis=1))[..., None] for one in (first, second))
     return 1 - correlation_distance(*ranks)

@@ -25,7 +25,7 @@ def permuted(coco: Mapping[str, Any], seed: int) -> dict[str, Any]:
         >>> images = [{"id": 1, "width": 10, "height": 10}, {"id": 2, "width": 20, "height": 10}]
         >>> boxes = [{"image_id": 1, "category_id": 7, "bbox": [0, 0, 5, 5]}]
         >>> boxes += [{"image_id": 2, "category_id": 8, "bbox": [10, 2, 4, 2]}]
-        >>> permuted({"images": images, "annotations": boxes}, seed=0)["annotations"][0]
+        >>> permuted({"images": images, "annotations": boxes}, seed=2)["annotations"][0]
         {'image_id': 1, 'category_id': 7, 'bbox': [5.0, 2.0, 2.0, 2.0], 'area': 4.0}
     """
     generator = np.random.default_rng(seed)

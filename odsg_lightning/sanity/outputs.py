@@ -17,9 +17,9 @@ from odsg_lightning.viz.cascade import Band, cascade_figure
 SCHEMA = "odsg-sanity/1"
 
 TITLES = {
-    "spearman": "rank correlation, whole image",
-    "spearman_box": "rank correlation, in the box",
-    "ssim": "SSIM, whole image",
+    "spearman": "rank correlation: image",
+    "spearman_box": "rank correlation: box",
+    "ssim": "SSIM: image",
 }
 
 
@@ -60,7 +60,7 @@ def sanity_markdown(check: SanityCheck, title: str) -> str:
     """Return the means with their intervals as Markdown, and the verdict."""
     lines = [f"## {markdown(title, 200)}", "", markdown(verdict(check), 600)]
     for measure in SIMILARITIES if check.stages else ():
-        lines += ["", f"{TITLES[measure]} with the trained map: mean [95 % interval over images]", ""]
+        lines += ["", f"{TITLES[measure]}, with the trained map: mean [95 % interval over images]", ""]
         lines += [f"| randomised down to | {' | '.join(PARAMETERS)} | undefined |", f"|---|{'--:|' * 6}"]
         for stage, values in check.values.items():
             cells = [values[f"{measure}/{parameter}"] for parameter in PARAMETERS]

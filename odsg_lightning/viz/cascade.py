@@ -59,6 +59,8 @@ def cascade_figure(
                 }
                 axes.plot(places[:-1], bands[:-1, 0], linestyle=LINES[index], label=label, **marks)
                 axes.plot(places[-1:], bands[-1:, 0], linestyle="none", **marks)
+            lowest = [min(band) for values in curves.values() for band in values if band]
+            axes.set_ylim(min([0.0, *lowest]) - 0.05, 1.05)
             axes.set_xticks(places, ["trained", *stages], rotation=35, ha="right", fontsize=10)
             if number == 0:
                 axes.legend(frameon=False, fontsize=10)
