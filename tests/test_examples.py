@@ -91,6 +91,12 @@ def _share_of_training(printed: str, folder: Path) -> None:
     assert printed.count("EXTRAPOLATED") == 4
 
 
+def _compared(printed: str, folder: Path) -> None:
+    assert "labels and boxes permuted: 1 detections in 1 images" in printed
+    assert printed.count("distance alone") == 3
+    assert (folder / "runs" / "labels" / "permuted.json").is_file()
+
+
 SHAPES = " ".join(f"--{s}-annotations=shapes/annotations/{s}.json --{s}-images=shapes/{s}" for s in ("train", "val"))
 FEW = "--images=1 --val-images=1"
 SMALL = "--object-size=32 --objects=1"
@@ -100,6 +106,9 @@ RUNS = {
         f"{SHAPES} --config=retinanet_tiny --max-steps=1 --validations=1 --batch-size=1 --image-size=64 "
         "--num-workers=0 --audit-images=1 --max-objects=1 --n-samples=2 --score-threshold=0",
         _fine_tuned,
+    ),
+    "label_randomisation.py": Run(
+        "--steps=1 --training-images=8 --images=1 --n-samples=1 --score-threshold=0", _compared
     ),
     "shortcut.py": Run(f"{FEW} --steps=1", _refused, code=3),
     "benchmarks/gate_power.py": Run("--images=2 --simulations=2 --repetitions=1", _power),

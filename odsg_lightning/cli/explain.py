@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from odsg_lightning.cli.explainers import add_explainer
+from odsg_lightning.cli.explainers import add_explainer, explainer_asked_for
 
 _EXPLAIN = (
     "config", "num_classes", "trust", "device", "min_size", "max_size", "point", "target", "score_threshold",
@@ -37,9 +37,7 @@ def add(subcommands: Any) -> None:
     asked.add_argument("--against", type=_class, help="why rather than this class? (difference of two logits)")
     asked.add_argument("--suppressed", action="store_true", help="anchors or regions that were suppressed, too")
     how = parser.add_argument_group("how")
-    add_explainer(how, "smoothgrad")
-    how.add_argument("--n-samples", type=int, default=20, help="noisy copies of SmoothGrad")
-    how.add_argument("--sigma", type=float, default=0.05, help="of the noise, relative to the pixel range")
+    add_explainer(how, "smoothgrad", with_smoothgrads=True)
     how.add_argument("--seed", type=int, default=0, help="of the noise")
     how.add_argument("--min-size", type=int, help="shorter edge as the detector sees a picture (default: its own)")
     how.add_argument("--max-size", type=int, help="upper limit of the longer edge (default: its own)")
@@ -54,18 +52,14 @@ def _run(options: argparse.Namespace) -> int:
     import warnings
 
     from odsg_lightning.checkpoints.explain import explain_pictures
-    from odsg_lightning.explainers.by_name import make_explainer
     from odsg_lightning.text import plain
 
     warnings.filterwarnings("ignore", message=".*torch.meshgrid")  # PyTorch's, of Detectron2's code
-    settings = dict(options.explainer_settings or {})
-    if options.explainer == "smoothgrad":
-        settings = {"n_samples": options.n_samples, "sigma": options.sigma, **settings}
     explained = explain_pictures(
         options.checkpoint,
         options.pictures,
         options.output,
-        explainer=make_explainer(options.explainer, **settings),
+        explainer=explainer_asked_for(options),
         **{name: getattr(options, name) for name in _EXPLAIN},
     )
     for picture, explanations in explained.items():

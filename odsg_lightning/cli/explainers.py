@@ -7,8 +7,14 @@ from typing import Any
 from odsg_lightning.names import EXPLAINERS
 
 
-def add_explainer(parser: Any, default: str) -> None:
-    """Add ``--explainer`` and ``--explainer-setting``, which gives ``explainer_settings``: a dict, or None."""
+def add_explainer(parser: Any, default: str, *, with_smoothgrads: bool = False) -> None:
+    """Add ``--explainer`` and ``--explainer-setting``, which gives ``explainer_settings``: a dict, or None.
+
+    Args:
+        parser: gets the options.
+        default: name of the explainer.
+        with_smoothgrads: whether SmoothGrad's settings have options of their own, for :func:`explainer_asked_for`.
+    """
     parser.add_argument("--explainer", choices=EXPLAINERS, default=default, help="how maps are made")
     parser.add_argument(
         "--explainer-setting",
@@ -17,6 +23,17 @@ def add_explainer(parser: Any, default: str) -> None:
         metavar="NAME=VALUE",
         help="of another explainer than the first two, such as layer=res5 (docs/explainers.md)",
     )
+    if with_smoothgrads:
+        parser.add_argument("--n-samples", type=int, default=20, help="noisy copies of SmoothGrad")
+        parser.add_argument("--sigma", type=float, default=0.05, help="of the noise, relative to the pixel range")
+
+
+def explainer_asked_for(options: argparse.Namespace) -> Any:
+    """Return the explainer with its settings. Loads PyTorch."""
+    from odsg_lightning.explainers.by_name import make_explainer
+
+    smoothgrads = {"n_samples": options.n_samples, "sigma": options.sigma} if options.explainer == "smoothgrad" else {}
+    return make_explainer(options.explainer, **{**smoothgrads, **(options.explainer_settings or {})})
 
 
 class _Setting(argparse.Action):

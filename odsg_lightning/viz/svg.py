@@ -35,7 +35,7 @@ MARKERS = ("o", "s", "D", "^", "v", "P")
 LINES = ("-", "--", "-.", ":", (0, (6, 1)), (0, (2, 2)))
 
 _NAMES = {colour: name for name, colour in COLOURS.items()}
-_STYLE = {
+STYLE = {
     "font.size": 12,
     "text.color": COLOURS["ink"],
     "axes.edgecolor": COLOURS["rule"],
@@ -66,7 +66,7 @@ def panel(width: int, height: int, margins: tuple[int, int, int, int]) -> Iterat
         margins: left, bottom, right and top of the axes. They are fixed, because text is set by the browser.
     """
     left, bottom, right, top = margins
-    with matplotlib.style.context(["default", _STYLE]):
+    with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)  # 72 to the inch: SVG's points are then CSS pixels
         figure.patch.set_visible(False)
         area = (left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height)
