@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.isolation import isolated
-from odsg_lightning.detectors.build import build_detector
 from odsg_lightning.demo.recipe import no_foreign_warnings
+from odsg_lightning.detectors.build import build_detector
 from odsg_lightning.files import make_folder, replaced
 
 
@@ -51,7 +51,9 @@ class Work:
         """Return detector and image id of what is not there yet, picture by picture."""
         names = list(self.detectors)
         # The next picture begins with the next detector: every device gets its share of slow ones.
-        turns = ((names[turn % len(names) :] + names[: turn % len(names)]) for turn in range(len(self.pictures.objects)))
+        turns = (
+            (names[turn % len(names) :] + names[: turn % len(names)]) for turn in range(len(self.pictures.objects))
+        )
         every = [
             (detector, image_id)
             for image_id, turn in zip(self.pictures.objects, turns, strict=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from arms import ARMS, PRIMARY
+from arms import PRIMARY
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -19,6 +19,8 @@ from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS
 from odsg_lightning.saliency.masks import binarise, object_thirds
 from odsg_lightning.viz.svg import COLOURS
 
+LAST_ARM = "method 1, n = 20"
+"""The arm that not every picture has."""
 _ONE_PASS_FIRST = ("method 1, n = 1", "method 2, n = 1", "method 1, n = 20", PRIMARY)
 _THIRDS = ((0.90, 0.35, 0.10), (0.20, 0.60, 0.35), (0.20, 0.40, 0.85))  # edge, middle, opposite
 

@@ -75,13 +75,19 @@ def _object(content: dict[str, Any], masks: Tensor, labels: NDArray[Any], row: i
     }
 
 
-def _maps(content: dict[str, Any], masks: Tensor, own: int, row: int, samples: int) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _maps(
+    content: dict[str, Any], masks: Tensor, own: int, row: int, samples: int
+) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yield name, maps and the mask that they are measured against, in the order of :data:`NAMES`."""
     mask = masks[own]
     primary = torch.from_numpy(content[f"maps/{PRIMARY}"][row]).float()
     for arm in ARMS:
         maps = content.get(f"maps/{arm.name}")
-        yield arm.name, torch.full_like(primary, torch.nan) if maps is None else torch.from_numpy(maps[row]).float(), mask
+        yield (
+            arm.name,
+            torch.full_like(primary, torch.nan) if maps is None else torch.from_numpy(maps[row]).float(),
+            mask,
+        )
     yield ROTATED, rotated(primary, mask), mask
     yield GAUSSIAN, centre_gaussian(mask), mask
     others = [other for other in content["detected"].tolist() if other != own]

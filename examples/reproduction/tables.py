@@ -32,8 +32,31 @@ def primary(results: Sequence[Results]) -> tuple[str, list[str]]:
         verdicts.append(verdict(mean, corrected))
         regions = [_plain(np.nanmean(iof[:, region])) if mean.count else "" for region in range(4)]
         undefined = str(len(iof) - mean.count)
-        rows.append([of_detector.detector, name, str(mean.count), undefined, *regions, _interval(mean), _p(corrected), verdicts[-1]])
-    header = ["detector", "parameter", "n", "undefined", "edge", "middle", "opposite", "object", "edge - middle [95 %]", "p (Holm)", "verdict"]
+        rows.append(
+            [
+                of_detector.detector,
+                name,
+                str(mean.count),
+                undefined,
+                *regions,
+                _interval(mean),
+                _p(corrected),
+                verdicts[-1],
+            ]
+        )
+    header = [
+        "detector",
+        "parameter",
+        "n",
+        "undefined",
+        "edge",
+        "middle",
+        "opposite",
+        "object",
+        "edge - middle [95 %]",
+        "p (Holm)",
+        "verdict",
+    ]
     return markdown(header, rows), verdicts
 
 
@@ -99,7 +122,9 @@ def clarity(results: Sequence[Results]) -> str:
         for of_detector in results:
             iof = of_detector.iof(arm.name)[..., 3].mean(axis=1)
             edge = edge_less_middle(of_detector.iof(arm.name)).mean(axis=1)
-            columns = np.stack([iof, edge, of_detector.of("gini", arm.name), of_detector.of("halves", arm.name)], axis=1)
+            columns = np.stack(
+                [iof, edge, of_detector.of("gini", arm.name), of_detector.of("halves", arm.name)], axis=1
+            )
             means = means_by_image(columns, of_detector.image)
             rows.append([arm.name, of_detector.detector, *map(_interval, means), str(means[0].count)])
     header = ["maps", "detector", "IOF, object", "edge - middle", "Gini", "correlation of two halves", "n"]

@@ -18,7 +18,12 @@ from odsg_lightning.files import make_folder
 
 
 def trained(
-    detectors: Sequence[str], seeds: Sequence[int], shapes: ShapesDataset, folder: Path, steps: int | None, processes: int
+    detectors: Sequence[str],
+    seeds: Sequence[int],
+    shapes: ShapesDataset,
+    folder: Path,
+    steps: int | None,
+    processes: int,
 ) -> dict[str, Path]:
     """Return a checkpoint of each detector and seed, by name; those that are not there yet are trained.
 
