@@ -53,7 +53,7 @@ def main(args: Sequence[str] | None = None) -> int:
     groups, detectors, pictures = _shapes(options) if options.shapes else _own(options)
     work = Work(
         detectors, pictures, options.output, options.samples,
-        AuditConfig(score_threshold=options.score_threshold), keep_maps=options.shapes or options.keep_maps,
+        AuditConfig(score_threshold=options.score_threshold), options.keep_maps,
     )  # fmt: skip
     explain_missing(work, options.accelerator, options.devices, started + 60 * options.minutes)
     results = [read_results(options.output / "values", name, trainings) for name, trainings in groups.items()]
@@ -152,7 +152,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     own.add_argument("--classes", type=int, default=10, help="so many, chosen by --seed")
     own.add_argument("--seed", type=int, default=0, help="of the choice of classes, pictures and objects")
     own.add_argument("--score-threshold", type=float, help="a detection scores above this (default 0.9; shapes 0.5)")
-    own.add_argument("--keep-maps", action="store_true", help="write the maps, too: up to 100 MB for an object")
+    own.add_argument("--keep-maps", type=int, default=12, help="of so many pictures: up to 100 MB for an object")
     tiny = parser.add_argument_group("the tiny detectors")
     tiny.add_argument("--seeds", type=int, nargs="+", help="of the trainings (default 0 1 2)")
     tiny.add_argument("--steps", type=int, help="of every training, to try the script")
@@ -172,6 +172,8 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
         "seeds": [0] if quick else [0, 1, 2],
         "score_threshold": 0.5 if options.shapes else 0.9,
     }
+    if options.shapes:
+        options.keep_maps = options.pictures or defaults["pictures"]
     for name, value in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, value)

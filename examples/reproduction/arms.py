@@ -72,9 +72,9 @@ def maps_of_picture(
 
     Returns:
         Arrays by name: ``masks`` ``[G, H, W]``, ``labels``, ``boxes``; ``detected`` ``[K]`` their indices; ``scores``,
-        ``found``; and for each arm of this picture ``maps/<arm>`` ``[K, 5, H, W]`` float16, divided by their maxima ``peaks/<arm>``,
-        ``matched/<arm>`` and, of an arm with noise, ``halves/<arm>`` ``[K, 5]``: the correlation of the maps of
-        one half of the copies with those of the other.
+        ``found``; and for each arm of this picture ``maps/<arm>`` ``[K, 5, H, W]`` float16, divided by their maxima
+        ``peaks/<arm>``, ``matched/<arm>`` and, of an arm with noise, ``halves/<arm>`` ``[K, 5]``: the correlation of
+        the maps of one half of the copies with those of the other.
     """
     adapters = {"trained": resolve_adapter(model), "untrained": resolve_adapter(untrained)}
     mirrored = AuditSample(

@@ -32,7 +32,7 @@ class Work:
         output: folder; ``maps/<detector>/<image id>.npz`` and ``values/<detector>/<image id>.npz`` are written there.
         samples: noisy copies, an even number.
         config: when an object counts as detected.
-        keep_maps: whether the maps are written, too; without them, another analysis needs the detectors again.
+        keep_maps: of how many pictures the maps are written, too, for figures and another analysis.
     """
 
     detectors: dict[str, nn.Module]
@@ -40,7 +40,7 @@ class Work:
     output: Path
     samples: int
     config: AuditConfig
-    keep_maps: bool
+    keep_maps: int
 
     def files(self, detector: str, image_id: int) -> tuple[Path, Path]:
         """Return where a picture's maps are, and what was measured of them."""
@@ -115,15 +115,16 @@ class _Explaining(LightningModule):
             with np.load(maps_file) as file:
                 content = dict(file)
         else:
-            content = self._explain(name.replace(".", "_"), image_id)
-            if self.work.keep_maps:
+            turn = list(self.work.pictures.objects).index(image_id)
+            content = self._explain(name.replace(".", "_"), image_id, turn)
+            if turn < self.work.keep_maps:
                 _write(maps_file, content)
         values = measured(content, self.work.samples)
         values |= {"image": np.int64(image_id), "objects": np.int64(len(content["labels"]))}
         _write(values_file, values)
 
-    def _explain(self, name: str, image_id: int) -> dict[str, Any]:
-        sample, turn = self.work.pictures.load(image_id), list(self.work.pictures.objects).index(image_id)
+    def _explain(self, name: str, image_id: int, turn: int) -> dict[str, Any]:
+        sample = self.work.pictures.load(image_id)
         sample = replace(sample, image=sample.image.to(self.device))
         model, fresh = self.detectors[name], self.untrained[name]
         with isolated(model), isolated(fresh):

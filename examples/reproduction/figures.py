@@ -31,11 +31,11 @@ def one_map_per_object(examples: Sequence[tuple[str, dict[str, Any]]], path: Pat
     for row, (title, content) in enumerate(examples):
         first, second = _twins(content)
         axes = [_picture(figure, len(examples), 3, row, column, content["image"]) for column in range(3)]
-        axes[0].set_title(title)
+        axes[0].set_title(title, fontsize=9)
         for axis, place in zip(axes[1:], (first, second), strict=True):
             maps = content[f"maps/{PRIMARY}"][place][:4].astype(np.float32)
             axis.imshow(np.nanmax(maps, axis=0), cmap="inferno")
-            axis.set_title(f"box maps of {'one' if place == first else 'the other'}")
+            axis.set_title(f"maps of {'one' if place == first else 'the other'}", fontsize=9)
             _box(axis, content["found"][place])
         for place in (first, second):
             _box(axes[0], content["found"][place])
@@ -49,7 +49,7 @@ def maps_by_arm(examples: Sequence[tuple[str, dict[str, Any], int]], path: Path)
     for row, (title, content, place, arm) in enumerate(rows):
         axis = _picture(figure, len(rows), 6, row, 0, content["image"])
         _box(axis, content["found"][place])
-        axis.set_title(title if arm == _ONE_PASS_FIRST[0] else "")
+        axis.set_title(title if arm == _ONE_PASS_FIRST[0] else "", fontsize=9)
         axis.set_ylabel(arm)
         for column, name in enumerate(PARAMETERS):
             axis = figure.add_subplot(len(rows), 6, row * 6 + column + 2)
@@ -64,7 +64,7 @@ def sections(examples: Sequence[tuple[str, dict[str, Any], int]], path: Path) ->
     figure = _figure(5, len(examples))
     for row, (title, content, place) in enumerate(examples):
         axis = _picture(figure, len(examples), 5, row, 0, content["image"])
-        axis.set_title(title)
+        axis.set_title(title, fontsize=9)
         mask = torch.from_numpy(content["masks"][content["detected"][place]])
         thirds = object_thirds(mask).numpy()
         foreground = binarise(torch.from_numpy(content[f"maps/{PRIMARY}"][place]).float()).numpy()

@@ -38,9 +38,10 @@ def _counts(results: Sequence[Results], work: Work) -> Iterator[str]:
         each = [int((one.training == index).sum()) for index in range(len(one.trainings))]
         numbers = ", ".join(f"{name} {count}" for name, count in zip(one.trainings, each, strict=True))
         pictures = " / ".join(map(str, one.pictures))
+        missed = one.objects - len(one.training)
         yield (
-            f"**{one.detector}**: {len(one.training)} objects of {one.objects} were detected, {one.objects - len(one.training)} "
-            f"missed ({numbers}), on {pictures} of {len(work.pictures.objects)} pictures."
+            f"**{one.detector}**: {len(one.training)} objects of {one.objects} were detected, {missed} missed "
+            f"({numbers}), on {pictures} of {len(work.pictures.objects)} pictures."
         )
     left_out = ", ".join(f"{count} {reason}" for reason, count in work.pictures.left_out.items() if count)
     yield f"Objects left out beforehand: {left_out or 'none'}. Classes: {', '.join(work.pictures.classes)}."

@@ -27,6 +27,6 @@ def keep_settings(path: Path, settings: dict[str, Any]) -> None:
     ]
     if changed:
         raise UserInputError(
-            f"Expected the settings that {path.parent} was begun with, but {'; '.join(changed)}. Choose another --output, "
-            "or remove this one."
+            f"Expected the settings that {path.parent} was begun with, but {'; '.join(changed)}. Choose another "
+            "--output, or remove this one."
         )

@@ -3,10 +3,11 @@
     python examples/reproduction/up_left.py --checkpoint runs/reproduction/checkpoints/*.ckpt
     python examples/reproduction/up_left.py --config retinanet_R_50_FPN       # its weights drawn at random
 
-A convolution of stride 2 with padding looks at the even pixels, so that cell j of a level of stride s looks around pixel
-s * j, and not around the middle of its own s pixels, s * j + (s - 1) / 2, where RoIAlign puts it: (s - 1) / 2 pixels too
-far up and left. The pyramid's nearest upsampling hands the large shifts of the coarse levels on to the fine ones.
-RetinaNet's anchors are centred on the corner of the cell, s * j, half a cell up and left: most of that is undone there.
+A convolution of stride 2 with padding looks at the even pixels, so that cell j of a level of stride s looks around
+pixel s * j, and not around the middle of its own s pixels, s * j + (s - 1) / 2, where RoIAlign puts it: (s - 1) / 2
+pixels too far up and left. The pyramid's nearest upsampling hands the large shifts of the coarse levels on to the fine
+ones. RetinaNet's anchors are centred on the corner of the cell, s * j, where the ResNet looks: there, only what the
+pyramid adds is left.
 """
 
 import argparse
