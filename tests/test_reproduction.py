@@ -17,6 +17,7 @@ from odsg_lightning.detectors.build import build_detector, load_config
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.explainers.smoothgrad import SmoothGrad
+from odsg_lightning.metrics.edges import position
 from odsg_lightning.metrics.iof import intersection_over_foreground
 from odsg_lightning.saliency.masks import object_thirds
 from odsg_lightning.saliency.noise import image_generator
@@ -111,7 +112,7 @@ def test_the_centre_gaussian_is_largest_on_the_middle_third(part):
 
 def test_a_detector_that_reads_its_edges_has_an_edge_iof_of_one(part):
     measuring, controls = part("measuring"), part("controls")
-    maps = controls.linear_maps(torch.rand(3, 40, 60) * 255, triangle(), samples=2)
+    maps = controls.linear_maps(torch.rand(3, 40, 60) * 255, triangle())
     iof = measuring._iof(maps, triangle())
     without_blur = iof[measuring.BLURS.index("none")]
     assert (without_blur[..., 0] == 1).all()
@@ -130,6 +131,18 @@ def test_iof_is_that_of_the_metric(part):
                 maps[None], triangle()[None], blur_sigma=widths[blur], threshold=threshold
             )
             assert iof[number, index].flatten() == pytest.approx(values[0, :16].numpy())
+
+
+def test_the_position_of_the_whole_map_sees_what_lies_beyond_the_box(part):
+    mask = torch.zeros(20, 40, dtype=torch.bool)
+    mask[5:15, 10:30] = True
+    maps = torch.zeros(5, 20, 40)
+    maps[:, 4, 5] = 1  # its middle is 4.5 columns left of the box, and half a row above it
+    maps[:, 14, 29] = 1  # half a column, and half a row, within the far corner
+    centre = part("measuring")._centre(maps, mask)
+    x, y = ((5.5 + 29.5) / 2 - 10) / 20, ((4.5 + 14.5) / 2 - 5) / 10
+    assert centre == pytest.approx([x, y, 1 - x, 1 - y])
+    assert position(maps[None], mask[None])[0, 0] == pytest.approx(0.975)  # which sees one of the two
 
 
 def test_gini_by_hand(part):

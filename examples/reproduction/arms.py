@@ -49,11 +49,11 @@ ARMS = (
     Arm(PRIMARY, "output", share=1),
     Arm("method 2, n = 1", "output", share=0),
     # The same map as the primary one where nothing was clipped, up to what matching changes: fewer pictures do.
-    Arm("method 1, n = 20", "logit", share=1, every=4),
+    Arm("method 1, n = 20", "logit", share=1, every=8),
     Arm("method 1, n = 1", "logit", share=0),
     # Controls need less: maps of 5 copies correlate 0.97 with those of many.
-    Arm(MIRRORED, "output", share=0.5, picture="mirrored", every=2),
-    Arm(UNTRAINED, "logit", share=0.2, network="untrained", every=2),
+    Arm(MIRRORED, "output", share=0.5, picture="mirrored", every=4),
+    Arm(UNTRAINED, "logit", share=0.2, network="untrained", every=4),
 )
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from odsg_lightning.explainers.smoothgrad import SmoothGrad
-from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS
+from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.masks import mask_extent, object_thirds
 from odsg_lightning.saliency.noise import image_generator
 from odsg_lightning.types import Detections
@@ -64,9 +64,8 @@ class EdgeReader:
         return found
 
 
-def linear_maps(image: Tensor, mask: Tensor, samples: int) -> Tensor:
+def linear_maps(image: Tensor, mask: Tensor, samples: int = 2) -> Tensor:
     """Return the maps ``[5, H, W]`` of an :class:`EdgeReader`, made as those of every detector are."""
-    assert len(BOX_PARAMETERS) == 4
     detector = EdgeReader(mask)
     with torch.no_grad():
         (reference,) = detector.detect([image])

@@ -26,37 +26,37 @@ _RELATIVE = 2 / 200
 _PAPER = (BLURS.index("2 px"), THRESHOLDS.index(0.32))
 
 
-def measured(content: dict[str, Any], samples: int) -> dict[str, NDArray[Any]]:
+def measured(content: dict[str, Any]) -> dict[str, NDArray[Any]]:
     """Measure the ``K`` detected objects of a picture.
 
     Args:
         content: of :func:`arms.maps_of_picture`.
-        samples: noisy copies of the linear detector.
 
     Returns:
         Arrays by name, NaN where undefined, for ``A`` = ``len(NAMES)`` kinds of maps, the four box parameters, and the
         regions edge, middle, opposite and object: ``iof`` ``[K, A, 3, 3, 4, 4]`` by blur and threshold,
-        ``enrichment`` ``[K, A, 4, 3]``, ``position`` ``[K, A, 4]``, ``gini`` ``[K, A]``, ``halves`` ``[K, A]``;
+        ``enrichment`` ``[K, A, 4, 3]``, ``position`` and ``centre`` ``[K, A, 4]``, ``gini`` and ``halves`` ``[K, A]``;
         of the primary arm ``grown`` ``[K, 4, 4, 4]`` (IOF with grown masks) and ``same_class`` ``[K, 4]`` (IOF with
         another object of the same class, whole); ``area`` ``[K, 4, 3]`` share of the object's pixels in each third;
         ``covered`` ``[K]`` the object's share of the picture; ``size`` ``[K]`` root of its area in pixels;
         ``extent`` ``[K, 2]`` width and height of its box; ``label``.
     """
     masks, labels = torch.from_numpy(content["masks"]), content["labels"]
-    rows = [_object(content, masks, labels, row, samples) for row in range(len(content["detected"]))]
+    rows = [_object(content, masks, labels, row) for row in range(len(content["detected"]))]
     if not rows:
         return {}
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _object(content: dict[str, Any], masks: Tensor, labels: NDArray[Any], row: int, samples: int) -> dict[str, Any]:
+def _object(content: dict[str, Any], masks: Tensor, labels: NDArray[Any], row: int) -> dict[str, Any]:
     own = int(content["detected"][row])
     mask = masks[own]
-    values: dict[str, list[Any]] = {"iof": [], "enrichment": [], "position": [], "gini": [], "halves": []}
-    for name, maps, on in _maps(content, masks, own, row, samples):
+    values: dict[str, list[Any]] = {name: [] for name in ("iof", "enrichment", "position", "centre", "gini", "halves")}
+    for name, maps, on in _maps(content, masks, own, row):
         values["iof"].append(_iof(maps, on))
         values["enrichment"].append(enrichment(maps[None], on[None])[0].numpy())
         values["position"].append(position(maps[None], on[None])[0].numpy())
+        values["centre"].append(_centre(maps, on))
         values["gini"].append(_gini(maps))
         halves = content.get(f"halves/{name}")
         values["halves"].append(np.nan if halves is None else halves[row, :4].mean())
@@ -75,9 +75,7 @@ def _object(content: dict[str, Any], masks: Tensor, labels: NDArray[Any], row: i
     }
 
 
-def _maps(
-    content: dict[str, Any], masks: Tensor, own: int, row: int, samples: int
-) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _maps(content: dict[str, Any], masks: Tensor, own: int, row: int) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yield name, maps and the mask that they are measured against, in the order of :data:`NAMES`."""
     mask = masks[own]
     primary = torch.from_numpy(content[f"maps/{PRIMARY}"][row]).float()
@@ -96,7 +94,7 @@ def _maps(
         yield ANOTHER, torch.from_numpy(content[f"maps/{PRIMARY}"][number]).float(), mask
     else:
         yield ANOTHER, torch.full_like(primary, torch.nan), mask
-    yield LINEAR, linear_maps(torch.from_numpy(content["image"]).float(), mask, samples), mask
+    yield LINEAR, linear_maps(torch.from_numpy(content["image"]).float(), mask), mask
 
 
 def _iof(maps: Tensor, mask: Tensor) -> NDArray[np.float32]:
@@ -124,6 +122,22 @@ def _grown(mask: Tensor, pixels: int) -> Tensor | None:
     change = binary_dilation if pixels > 0 else binary_erosion
     changed = change(mask.numpy(), iterations=abs(pixels))
     return torch.from_numpy(changed) if changed.any() else None
+
+
+def _centre(maps: Tensor, mask: Tensor) -> NDArray[np.float32]:
+    """Return what :func:`~odsg_lightning.metrics.edges.position` is, ``[4]``, of the whole map instead of its box.
+
+    The box cuts off what lies beyond it, and with that most of a shift of the whole map.
+    """
+    top, left, bottom, right = mask_extent(mask)
+    places = []
+    for number, of_parameter in enumerate(maps[:4].double()):
+        start, stop = ((left, right), (top, bottom))[number % 2]
+        mass = of_parameter.sum(dim=number % 2)
+        mean = float(mass @ (torch.arange(len(mass), dtype=torch.float64) + 0.5) / mass.sum())
+        place = (mean - start) / (stop - start)
+        places.append(place if number < 2 else 1 - place)
+    return np.array(places, dtype=np.float32)
 
 
 def _gini(maps: Tensor) -> float:

@@ -94,7 +94,8 @@ def secondary(results: Sequence[Results]) -> str:
         ("enrichment, edge", "> 1", lambda r: r.of("enrichment", PRIMARY)[..., 0]),
         ("enrichment, middle", "", lambda r: r.of("enrichment", PRIMARY)[..., 1]),
         ("enrichment, edge - middle", "> 0", lambda r: edge_less_middle(r.of("enrichment", PRIMARY))),
-        ("position of the mass (0 own edge, 1 other)", "< 0.5", lambda r: r.of("position", PRIMARY)),
+        ("position inside the box (0 own edge, 1 other)", "< 0.5", lambda r: r.of("position", PRIMARY)),
+        ("position of the whole map", "< 0.5", lambda r: r.of("centre", PRIMARY)),
         ("share of objects with edge > middle", "> 0.5", lambda r: _share(edge_less_middle(r.iof(PRIMARY)))),
         ("the same without blur", "> 0.5", lambda r: _share(edge_less_middle(r.iof(PRIMARY, "none")))),
         ("C3: own object - another of its class", "> 0", _own_less_other),
@@ -132,23 +133,43 @@ def clarity(results: Sequence[Results]) -> str:
 
 
 def mirror(results: Sequence[Results]) -> str:
-    """Return what the mirrored picture says of the network's shift, and the difference when both are averaged."""
+    """Return what the mirrored picture says of the network's shift, and the difference when both are averaged.
+
+    On data without a preferred side the right edge is to x_max what the left edge is to x_min. What the mirrored
+    picture says of a parameter comes from the other one: where they disagree, it is the network that is lopsided.
+    """
     rows: Rows = []
     for of_detector in results:
-        place, turned = of_detector.of("position", PRIMARY), of_detector.of("position", MIRRORED)
         width, height = of_detector.values["extent"].astype(np.float64).T
         both = (edge_less_middle(of_detector.iof(PRIMARY)) + edge_less_middle(of_detector.iof(MIRRORED))) / 2
-        columns = [
-            place[:, 0], turned[:, 0], turned[:, 2], place[:, 2],
-            (place[:, 2] - place[:, 0]) / 2 * width, (place[:, 3] - place[:, 1]) / 2 * height,
-            (turned[:, 0] - place[:, 0]) / 2 * width, both[:, 0], both[:, 2],
-        ]  # fmt: skip
-        means = means_by_image(np.stack(columns, axis=1), of_detector.image)
-        rows.append([of_detector.detector, *map(_interval, means), str(means[1].count)])
+        for name, label in (("centre", "the whole map"), ("position", "inside the box")):
+            place, turned = of_detector.of(name, PRIMARY), of_detector.of(name, MIRRORED)
+            columns = [
+                place[:, 0], turned[:, 0], place[:, 2], turned[:, 2],
+                (place[:, 2] - place[:, 0]) / 2 * width, (turned[:, 0] - place[:, 0]) / 2 * width,
+                (place[:, 3] - place[:, 1]) / 2 * height,
+            ]  # fmt: skip
+            means = means_by_image(np.stack(columns, axis=1), of_detector.image)
+            rows.append([of_detector.detector, label, *map(_interval, means), f"{means[0].count}, {means[1].count}"])
+        means = means_by_image(both, of_detector.image)
+        cells = [_interval(means[column]) for column in (0, 2)]
+        rows.append(
+            [
+                of_detector.detector,
+                "edge - middle, both averaged",
+                cells[0],
+                "",
+                cells[1],
+                "",
+                "",
+                "",
+                "",
+                str(means[0].count),
+            ]
+        )
     header = [
-        "detector", "position x_min", "x_min, mirrored", "x_max, mirrored", "x_max",
-        "shift left, px", "shift up, px", "shift left by the mirror, px",
-        "edge - middle x_min, both averaged", "x_max, both averaged", "n",
+        "detector", "position of", "x_min", "x_min, mirrored", "x_max", "x_max, mirrored",
+        "shift left, px", "by the mirror, px", "shift up, px", "n, mirrored",
     ]  # fmt: skip
     return markdown(header, rows)
 

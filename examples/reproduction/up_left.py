@@ -64,6 +64,8 @@ def looks(detector: Any, pictures: Sequence[Tensor], projections: int = 2, seed:
             pixels = detector.preprocess_image([{"image": picture}]).tensor.requires_grad_()
             features: Mapping[str, Tensor] = detector.backbone.bottom_up(pixels) | detector.backbone(pixels)
             for level, feature in features.items():
+                if min(feature.shape[2:]) < 2 * _CELLS:
+                    continue  # its cells see over the border
                 strides[level] = stride = pixels.shape[-1] // feature.shape[-1]
                 rows, columns = ((length - _CELLS) // 2 for length in feature.shape[2:])
                 for step in range(_CELLS):
