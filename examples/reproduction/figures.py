@@ -108,13 +108,14 @@ def up_left(rows: Sequence[tuple[str, list[Look]]], path: Path) -> None:
             middle = look.window.shape[0] // 2
             part = look.window[middle - half : middle + half, middle - half : middle + half]
             extent = (-half, half, half, -half)
-            axis.imshow(part, cmap="inferno", extent=extent, norm="linear", vmax=np.quantile(part, 0.995))
+            axis.imshow(part, cmap="inferno", extent=extent, vmax=np.quantile(part, 0.995))
             own = look.stride / 2
             axis.add_patch(Rectangle((-own, -own), 2 * own, 2 * own, fill=False, color="white", linewidth=1.2))
             axis.plot(0, 0, "+", color="white", markersize=9)
             axis.plot(*look.shift, "x", color="#00e5ff", markersize=9, markeredgewidth=2)
-            axis.set(xticks=[-half, 0, half], yticks=[-half, 0, half])
-            axis.set_title(f"{title}\n{look.level}: {look.shift[0]:+.1f}, {look.shift[1]:+.1f} px", fontsize=9)
+            axis.set(xticks=[-half, 0, half], yticks=[])
+            axis.set_title(f"{look.level}: {look.shift[0]:+.1f}, {look.shift[1]:+.1f} px", fontsize=9)
+            axis.set_ylabel("" if column else title.replace(", ", "\n"), fontsize=9)
     _save(figure, path, "White square and +: the cell's own pixels. Blue x: centre of |d cell / d image|.")
 
 
