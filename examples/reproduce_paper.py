@@ -57,7 +57,10 @@ def main(args: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     explain_missing(work, options.accelerator, options.devices, started + 60 * options.minutes)
     results = [read_results(options.output / "values", name, trainings) for name, trainings in groups.items()]
-    head = [*options.said, f"{options.samples} noisy copies; {(time.time() - started) / 60:.0f} minutes in this run."]
+    head = [
+        *options.said,
+        f"Smoothed: {options.samples} noisy copies. {(time.time() - started) / 60:.0f} minutes in this run.",
+    ]
     left = len(work.missing())
     if left:
         head.append(
@@ -158,6 +161,8 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     tiny.add_argument("--steps", type=int, help="of every training, to try the script")
     tiny.add_argument("--training-images", type=int, default=1000)
     options = parser.parse_args(args)
+    if options.samples < 2 or options.samples % 2 or options.devices < 1 or (options.pictures or 1) < 1:
+        parser.error("--samples must be even, and --samples, --devices and --pictures above 0")
     given = [options.images, options.annotations, options.checkpoint]
     options.shapes = not any(given)
     if not options.shapes and not all(given):

@@ -86,6 +86,43 @@ def test_verdicts(low, high, p, expected, part):
     assert verdicts.verdict(verdicts.Mean(0.0, low, high, p, 9), p) == expected
 
 
+@pytest.fixture
+def results(part):
+    """Two detectors whose maps lie on the edge by 0.4 and on the middle by 0.2, controls the other way round."""
+    names, rng = part("measuring").NAMES, np.random.default_rng(0)
+    arms = len(part("arms").ARMS)
+
+    def of(detector):
+        iof = np.tile(np.array([0.2, 0.4, 0.1, 0.7], np.float32), (40, len(names), 3, 3, 4, 1))
+        iof[:, : arms - 1, ..., :2] = iof[:, len(names) - 1, ..., :2] = (0.4, 0.2)
+        iof[..., :2] += rng.normal(0, 0.05, iof[..., :2].shape)
+        return part("results").Results(
+            detector, (detector,), np.zeros(40, np.int64), np.arange(40), 41, (40,), {"iof": iof}
+        )
+
+    return [of("one"), of("other")]
+
+
+def test_the_claim_holds_where_it_was_planted_and_one_contradiction_is_seen(results, part):
+    tables = part("tables")
+    _, verdicts = tables.primary(results)
+    assert verdicts == ["reproduced"] * 8
+    results[1].values["iof"][:, 0, ..., 2, :2] = (0.1, 0.5)
+    table, verdicts = tables.primary(results)
+    assert verdicts == ["reproduced"] * 6 + ["contradicted", "reproduced"]
+    assert "| other | x_max | 40 | 0 | 0.100 | 0.500 |" in table
+
+
+def test_a_control_that_holds_where_it_must_fail_is_named(results, part):
+    tables, names = part("tables"), part("measuring").NAMES
+    assert all(tables.controls(results)[1].values())
+    gaussian = part("controls").GAUSSIAN
+    results[0].values["iof"][:, names.index(gaussian), ..., 0, :2] = (0.6, 0.2)
+    table, passed = tables.controls(results)
+    assert [name for name, right in passed.items() if not right] == [gaussian]
+    assert "**no**" in table
+
+
 def test_rotated_maps_exchange_edge_and_opposite(part):
     mask = torch.zeros(40, 60, dtype=torch.bool)
     mask[4:22, 30:57] = True  # so near to the corner that some of what is rotated comes from outside
@@ -188,7 +225,7 @@ def test_two_halves_make_the_whole_and_the_mirrored_maps_are_turned_back(part, t
     assert maps == pytest.approx(whole.maps.numpy(), abs=1e-3 * float(whole.maps.max()))
     assert content[f"matched/{arms.PRIMARY}"][0] == whole.matched_samples
     # The same "network" on the mirrored picture sees the same edges: most of each map lies where it lay.
-    upright, turned = content["maps/method 2, n = 1"][0, :4], content[f"maps/{arms.MIRRORED}"][0, :4]
+    upright, turned = content["maps/method 2, one pass"][0, :4], content[f"maps/{arms.MIRRORED}"][0, :4]
     for number in range(4):
         correlations = [np.corrcoef(turned[number].ravel(), upright[other].ravel())[0, 1] for other in range(4)]
         assert np.argmax(correlations) == number

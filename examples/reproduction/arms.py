@@ -43,14 +43,14 @@ class Arm:
     every: int = 1
 
 
-PRIMARY = "method 2, n = 20"
+PRIMARY, ONE_PASS = "method 2, smoothed", "method 1, one pass"
 MIRRORED, UNTRAINED = "mirrored picture", "untrained network"
 ARMS = (
     Arm(PRIMARY, "output", share=1),
-    Arm("method 2, n = 1", "output", share=0),
+    Arm("method 2, one pass", "output", share=0),
     # The same map as the primary one where nothing was clipped, up to what matching changes: fewer pictures do.
-    Arm("method 1, n = 20", "logit", share=1, every=8),
-    Arm("method 1, n = 1", "logit", share=0),
+    Arm("method 1, smoothed", "logit", share=1, every=8),
+    Arm(ONE_PASS, "logit", share=0),
     # Controls need less: maps of 5 copies correlate 0.97 with those of many.
     Arm(MIRRORED, "output", share=0.5, picture="mirrored", every=4),
     Arm(UNTRAINED, "logit", share=0.2, network="untrained", every=4),

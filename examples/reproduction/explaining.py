@@ -78,7 +78,7 @@ def explain_missing(work: Work, accelerator: str, devices: int, until: float) ->
         for file in work.files(detector, 0):
             make_folder(file.parent)
     tasks = work.missing()
-    if tasks:
+    if tasks and time.time() < until:
         trainer = Trainer(
             accelerator=accelerator, devices=devices, strategy="ddp_spawn" if devices > 1 else "auto",
             inference_mode=False, logger=False, enable_checkpointing=False, enable_model_summary=False,

@@ -19,9 +19,9 @@ from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS
 from odsg_lightning.saliency.masks import binarise, object_thirds
 from odsg_lightning.viz.svg import COLOURS
 
-LAST_ARM = "method 1, n = 20"
+LAST_ARM = "method 1, smoothed"
 """The arm that not every picture has."""
-_ONE_PASS_FIRST = ("method 1, n = 1", "method 2, n = 1", "method 1, n = 20", PRIMARY)
+_ONE_PASS_FIRST = ("method 1, one pass", "method 2, one pass", "method 1, smoothed", PRIMARY)
 _THIRDS = ((0.90, 0.35, 0.10), (0.20, 0.60, 0.35), (0.20, 0.40, 0.85))  # edge, middle, opposite
 
 

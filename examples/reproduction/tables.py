@@ -3,17 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from arms import ARMS, MIRRORED, PRIMARY, UNTRAINED
+from arms import ARMS, MIRRORED, ONE_PASS, PRIMARY, UNTRAINED
 from controls import ANOTHER, GAUSSIAN, LINEAR, ROTATED
 from measuring import GROWTH
 from numpy.typing import NDArray
-from results import Results, edge_less_middle
+from results import REGIONS, Results, edge_less_middle
 from verdicts import Mean, holm, means_by_image, verdict
 
 from odsg_lightning.names import BOX_PARAMETERS
 
 Rows = list[Sequence[str]]
-_OF_EACH = [f"{name}" for name in BOX_PARAMETERS]
 NEGATIVE = (UNTRAINED, ANOTHER, ROTATED, GAUSSIAN)
 
 
@@ -32,31 +31,9 @@ def primary(results: Sequence[Results]) -> tuple[str, list[str]]:
         verdicts.append(verdict(mean, corrected))
         regions = [_plain(np.nanmean(iof[:, region])) if mean.count else "" for region in range(4)]
         undefined = str(len(iof) - mean.count)
-        rows.append(
-            [
-                of_detector.detector,
-                name,
-                str(mean.count),
-                undefined,
-                *regions,
-                _interval(mean),
-                _p(corrected),
-                verdicts[-1],
-            ]
-        )
-    header = [
-        "detector",
-        "parameter",
-        "n",
-        "undefined",
-        "edge",
-        "middle",
-        "opposite",
-        "object",
-        "edge - middle [95 %]",
-        "p (Holm)",
-        "verdict",
-    ]
+        numbers = [str(mean.count), undefined, *regions, _interval(mean), _p(corrected)]
+        rows.append([of_detector.detector, name, *numbers, verdicts[-1]])
+    header = ["detector", "parameter", "n", "undefined", *REGIONS, "edge - middle [95 %]", "p (Holm)", "verdict"]
     return markdown(header, rows), verdicts
 
 
@@ -69,7 +46,7 @@ def arms(results: Sequence[Results]) -> str:
     rows: Rows = []
     for kind, blur, threshold in settings:
         rows += _difference_rows(results, [kind, blur, f"{threshold:.2f}"], lambda r: r.iof(kind, blur, threshold))  # noqa: B023
-    return markdown(["maps", "blur", "threshold", "detector", *_OF_EACH, "verdicts"], rows)
+    return markdown(["maps", "blur", "threshold", "detector", *BOX_PARAMETERS, "verdicts"], rows)
 
 
 def controls(results: Sequence[Results]) -> tuple[str, dict[str, bool]]:
@@ -83,7 +60,7 @@ def controls(results: Sequence[Results]) -> tuple[str, dict[str, bool]]:
         passed[kind] = wanted
         for row in some:
             rows.append([*row, "all" if kind == LINEAR else "none", "yes" if wanted else "**no**"])
-    header = ["maps", "detector", *_OF_EACH, "verdicts", "must be reproduced", "as it must be"]
+    header = ["maps", "detector", *BOX_PARAMETERS, "verdicts", "must be reproduced", "as it must be"]
     return markdown(header, rows), passed
 
 
@@ -112,8 +89,9 @@ def secondary(results: Sequence[Results]) -> str:
     for name, wanted, values in measures:
         for of_detector in results:
             means = means_by_image(values(of_detector), of_detector.image)
-            rows.append([name, wanted, of_detector.detector, *map(_interval, means), str(max(m.count for m in means))])
-    return markdown(["measure", "claim", "detector", *_OF_EACH, "n"], rows)
+            cells = [_interval(mean, signed=wanted == "> 0") for mean in means]
+            rows.append([name, wanted, of_detector.detector, *cells, str(max(mean.count for mean in means))])
+    return markdown(["measure", "claim", "detector", *BOX_PARAMETERS, "n"], rows)
 
 
 def clarity(results: Sequence[Results]) -> str:
@@ -121,15 +99,27 @@ def clarity(results: Sequence[Results]) -> str:
     rows: Rows = []
     for arm in ARMS[:4]:
         for of_detector in results:
-            iof = of_detector.iof(arm.name)[..., 3].mean(axis=1)
-            edge = edge_less_middle(of_detector.iof(arm.name)).mean(axis=1)
-            columns = np.stack(
-                [iof, edge, of_detector.of("gini", arm.name), of_detector.of("halves", arm.name)], axis=1
+            values, single = (
+                np.stack(
+                    [
+                        of_detector.iof(kind)[..., 3].mean(axis=1),
+                        edge_less_middle(of_detector.iof(kind)).mean(axis=1),
+                        of_detector.of("gini", kind),
+                    ],
+                    axis=1,
+                )
+                for kind in (arm.name, ONE_PASS)
             )
-            means = means_by_image(columns, of_detector.image)
-            rows.append([arm.name, of_detector.detector, *map(_interval, means), str(means[0].count)])
-    header = ["maps", "detector", "IOF, object", "edge - middle", "Gini", "correlation of two halves", "n"]
-    return markdown(header, rows)
+            halves = of_detector.of("halves", arm.name)[:, None]
+            means = means_by_image(np.concatenate([values, values - single, halves], axis=1), of_detector.image)
+            signed = [False, True, False, True, True, True, False]
+            cells = [_interval(mean, sign) for mean, sign in zip(means, signed, strict=True)]
+            if arm.name == ONE_PASS:
+                cells[3:6] = [""] * 3
+            rows.append([arm.name, of_detector.detector, *cells, str(means[0].count)])
+    names = ["IOF, object", "edge - middle", "Gini"]
+    less = [f"{name}, less {ONE_PASS}" for name in names]
+    return markdown(["maps", "detector", *names, *less, "correlation of two halves", "n"], rows)
 
 
 def mirror(results: Sequence[Results]) -> str:
@@ -150,23 +140,11 @@ def mirror(results: Sequence[Results]) -> str:
                 (place[:, 3] - place[:, 1]) / 2 * height,
             ]  # fmt: skip
             means = means_by_image(np.stack(columns, axis=1), of_detector.image)
-            rows.append([of_detector.detector, label, *map(_interval, means), f"{means[0].count}, {means[1].count}"])
+            cells = [_interval(mean, signed=number > 3) for number, mean in enumerate(means)]
+            rows.append([of_detector.detector, label, *cells, f"{means[0].count}, {means[1].count}"])
         means = means_by_image(both, of_detector.image)
-        cells = [_interval(means[column]) for column in (0, 2)]
-        rows.append(
-            [
-                of_detector.detector,
-                "edge - middle, both averaged",
-                cells[0],
-                "",
-                cells[1],
-                "",
-                "",
-                "",
-                "",
-                str(means[0].count),
-            ]
-        )
+        cells = [_interval(means[0]), "", _interval(means[2]), "", "", "", "", str(means[0].count)]
+        rows.append([of_detector.detector, "edge - middle, both averaged", *cells])
     header = [
         "detector", "position of", "x_min", "x_min, mirrored", "x_max", "x_max, mirrored",
         "shift left, px", "by the mirror, px", "shift up, px", "n, mirrored",
@@ -183,7 +161,7 @@ def strata(results: Sequence[Results], class_names: Sequence[str]) -> str:
                 difference = edge_less_middle(of_detector.iof(PRIMARY, blur))[keep]
                 means = means_by_image(difference, of_detector.image[keep])
                 rows.append([of_detector.detector, name, blur, *map(_interval, means), str(int(keep.sum()))])
-    return markdown(["detector", "objects", "blur", *_OF_EACH, "n"], rows)
+    return markdown(["detector", "objects", "blur", *BOX_PARAMETERS, "n"], rows)
 
 
 def _groups(of_detector: Results, class_names: Sequence[str]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
@@ -248,14 +226,11 @@ def _share(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(np.isfinite(values), values > 0, np.nan)
 
 
-def _interval(mean: Mean) -> str:
+def _interval(mean: Mean, signed: bool = True) -> str:
     if not mean.count:
         return "none"
-    return f"{_signed(mean.mean)} [{_signed(mean.low)}, {_signed(mean.high)}]"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}" if abs(value) < 10 else f"{value:+.1f}"
+    sign = "+" if signed else ""
+    return f"{mean.mean:{sign}.3f} [{mean.low:{sign}.3f}, {mean.high:{sign}.3f}]"
 
 
 def _plain(value: float) -> str:
