@@ -61,10 +61,10 @@ def main(args: Sequence[str] | None = None) -> int:
         *options.said,
         f"Smoothed: {options.samples} noisy copies. {(time.time() - started) / 60:.0f} minutes in this run.",
     ]
-    left = len(work.missing())
+    left, planned = len(work.missing()), len(pictures.objects) * len(detectors)
     if left:
         head.append(
-            f"Not finished after {options.minutes:g} minutes: {left} pictures are missing. Run it again to go on."
+            f"Not finished: {planned - left} of {planned} pictures, each detector's counted. Run it again to go on."
         )
     print(write_report(results, work, head))
     print(f"The same with figures: {options.output / 'results.md'}")
