@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, clip_boxes_to_image
 
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.explainers.features import normalised, on_five
@@ -107,8 +107,10 @@ class DRISE:
             )
         classes = int(reference.labels.max()) + 2  # of a detector that tells no probabilities: these, and any other
         (clean,) = _proposals(detector, [image], classes)
-        targets = _targets(reference[list(indices)].detach(), clean)
         size = image.shape[1], image.shape[2]
+        asked = reference[list(indices)].detach()
+        boxes = clip_boxes_to_image(asked.boxes, size)  # as those of proposals are
+        targets = _targets(Detections(boxes, asked.scores, asked.labels), clean)
         masks = random_masks(self.n_masks, self.cells, self.keep, size, generator)
         fill = image.mean(dim=(1, 2), keepdim=True) if self.hidden == "mean" else image.new_zeros(3, 1, 1)
         sums = image.new_zeros(2, len(indices), *size)  # over the even masks, and over the odd ones

@@ -89,6 +89,15 @@ def test_the_input_is_a_layer_and_its_gradient_that_of_the_pixels(adapter, outpu
     assert feature.stride == 1
 
 
+def test_the_last_anchor_of_a_level_and_the_first_of_the_next():
+    adapter = Detectron2Adapter(full_size("retinanet_R_50_FPN"))
+    rows = torch.tensor([12 * 16 * 9 - 1, 12 * 16 * 9])  # 9 anchors at each cell of p3
+    nothing = torch.full((2,), -1)
+    outputs = adapter.outputs_of(Candidates(BOXES[:2], torch.tensor([0, 1]), rows, nothing))
+    looked = outputs.features(IMAGE.float(), "level").of_candidates([0, 1], [4])
+    assert [(feature.layer, bool(feature.gradients.any())) for [feature] in looked] == [("p3", True), ("p4", True)]
+
+
 def test_another_level_has_no_gradient(outputs):
     [[own]] = outputs.features(IMAGE, "level").of_candidates([0], [4])
     other = next(name for name in outputs.layers if name.startswith("p") and name != own.layer)
@@ -103,6 +112,16 @@ def test_an_unknown_layer_lists_those_there_are(adapter, outputs):
     assert outputs.layers == (*levels, "res2", "res3", "res4", "res5", "input")
     with pytest.raises(UserInputError, match=r"'level', 'all' or one of \('p.', .*'res5', 'input'\), but got 'C5'"):
         outputs.features(IMAGE, "C5")
+
+
+def test_a_detector_without_a_pyramid_has_one_level():
+    adapter = Detectron2Adapter(full_size("faster_rcnn_R_50_C4"))
+    image = IMAGE[:, :64, :96].float()
+    outputs = adapter.outputs_of(adapter.candidates_for_objects(image, BOXES[:1], torch.tensor([0])))
+    assert outputs.layers == ("res4", "res2", "res3", "input")
+    [features] = outputs.features(image, "all").of_candidates([0], [4])
+    assert [(one.layer, one.stride) for one in features] == [("res4", 16), ("res2", 4), ("res3", 8)]
+    assert all(one.gradients.any() for one in features)
 
 
 def test_a_rival_is_the_best_other_class(adapter, outputs):

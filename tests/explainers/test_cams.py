@@ -37,6 +37,13 @@ def test_by_hand():
     torch.testing.assert_close(layer_cam(A, G), torch.tensor([[0.0, 0, 0], [2, 6, 0], [0, 0, 0]]).double())
 
 
+def test_positive_and_negative_channels_in_one_cell_by_hand():
+    activation, gradient = torch.tensor([[[1.0]], [[3.0]], [[-1.0]]]), torch.tensor([[[4.0]], [[-1.0]], [[0.5]]])
+    assert grad_cam(activation, gradient).tolist() == [[0.5]]
+    assert odam(activation, gradient).tolist() == [[0.5]]
+    assert layer_cam(activation, gradient).tolist() == [[3.5]]  # without the second channel
+
+
 def test_ss_grad_cam_by_hand():
     # Sensitivities: channel 1 (1, 1/2, 1/2) at the cells (1,1), (1,2), (2,2); channel 2 (1, 1/4) at (0,1), (1,0).
     # Channel 1 adds 2/9 * (1 * 3) at (1,1) and 2/9 * (1/2 * 1) at (2,2); channel 2 takes away.
