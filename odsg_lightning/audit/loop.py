@@ -62,7 +62,7 @@ def audit(
     explainer = explainer_of(config)
     for sample in samples:
         image = sample.image.to(device, copy=True)
-        reference, candidates = _detected(detector, image, sample.image_id, config)
+        reference, candidates = detected(detector, image, sample.image_id, config)
         pairs, ious = pair_detections(sample, reference, config)
         counts = pairing_counts(sample, reference, config)
         indices = audited_indices(sample, objects)
@@ -135,7 +135,7 @@ def _subject(
     return _Subject(outputs, numbers, objects, list(range(len(objects))))
 
 
-def _detected(
+def detected(
     detector: Detector, image: Tensor, image_id: int, config: AuditConfig
 ) -> tuple[Detections, Candidates | None]:
     """Run the detector once; whatever it raises is its own fault: its configuration or code.
