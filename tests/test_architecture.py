@@ -31,13 +31,16 @@ ALLOWED = {
     "data": {"records", "files", "yaml_files", "types"},
     "training": {"data", "detectors", "types"},
     "callback": {"audit", "records", "detectors", "metrics", "saliency", "files", "types"},
-    "checkpoints": {"explanations", "explainers", "sanity", "audit", "data", "records", "detectors", "saliency"}
+    "comparison": {"report", "gate", "audit", "records", "explainers", "metrics", "occlusion", "saliency", "viz"}
+    | {"files", "types"},
+    "checkpoints": {"comparison", "explanations", "explainers", "sanity", "audit", "data", "records", "detectors"}
+    | {"saliency"}
     | {"files", "rehearsal", "environment", "types"},
     "gate": {"records", "files", "yaml_files"},
     "report": {"records", "viz", "gate"},
     "demo": {"callback", "training", "data", "records", "saliency", "files"},
     "cli": {"demo", "checkpoints", "callback", "training", "gate", "report", "data", "audit", "records"}
-    | {"explainers", "sanity", "saliency", "files", "environment", "config_files"},
+    | {"comparison", "explainers", "sanity", "saliency", "files", "environment", "config_files"},
 }
 WITHOUT_TORCH = ("records", "gate", "report", "cli")
 FOLDERS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file())

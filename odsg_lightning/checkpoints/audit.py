@@ -1,15 +1,12 @@
 """Audits a checkpoint on an audit set: the record and its maps, as ``odsg audit`` writes them."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
-from torch import nn
 
 from odsg_lightning.audit.choice import chosen_objects
 from odsg_lightning.audit.config import AuditConfig
@@ -21,23 +18,19 @@ from odsg_lightning.audit.measure import fingerprint, object_maps, object_row
 from odsg_lightning.audit.pairing import PairingCounts, why_few_are_paired
 from odsg_lightning.audit.progress import audit_progress
 from odsg_lightning.audit.strips import audited_strip
-from odsg_lightning.checkpoints.classes import classes_of_categories
-from odsg_lightning.checkpoints.detector import load_detector
 from odsg_lightning.checkpoints.device import Device, choose_device
-from odsg_lightning.checkpoints.own_module import load_own_module
+from odsg_lightning.checkpoints.opened import circumstances, classes_of, load_any, repeatable
 from odsg_lightning.data.audit_set_files import load_sample, unchanged_dataset
 from odsg_lightning.data.coco import CocoDataset
-from odsg_lightning.detectors.build import class_count, portable_config
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.environment import in_ci
 from odsg_lightning.errors import BrokenInputError, UserInputError
-from odsg_lightning.files import make_folder, sha256_of_json
+from odsg_lightning.files import make_folder
 from odsg_lightning.records.audit_set import AuditSet, read_audit_set
 from odsg_lightning.records.maps_file import Key, MapsFile, ObjectMaps, maps_path
 from odsg_lightning.records.partial import PartialAudit
 from odsg_lightning.records.provenance import provenance
 from odsg_lightning.records.record import AuditRecord, ObjectRow, read_record, write_record_with_maps
-from odsg_lightning.saliency.gradients import engine_choice
 from odsg_lightning.saliency.protocol import Detector
 from odsg_lightning.types import AuditSample
 
@@ -95,14 +88,14 @@ def audit_checkpoint(
     place = choose_device(device)
     chosen = read_audit_set(audit_set)
     coco = unchanged_dataset(chosen, _path(annotations), _path(images))
-    loaded = _load(checkpoint, own_module, detector_config, num_classes, len(chosen.categories), trust)
-    classes = torch.tensor(_classes(loaded, chosen, coco, checkpoint))
+    loaded = load_any(checkpoint, own_module, detector_config, num_classes, len(chosen.categories), trust)
+    classes = torch.tensor(classes_of(loaded, chosen, coco, checkpoint))
     module = loaded.module.to(place)
-    with isolated(module), _repeatable(place):
+    with isolated(module), repeatable(place):
         detector = resolve_adapter(module)
         EngineNotice(config).log_once(detector)
         head = AuditRecord(fingerprint(chosen.sha256, config, chosen.masks), provenance(checkpoint), ())
-        settings = _settings(detector, loaded.description, config, place)
+        settings = circumstances(detector, loaded, place, config.engine, config.precision)
         make_folder(output.parent)
         partial = PartialAudit(output, head, settings, with_maps=with_maps)
         partial.open(throw_away="in CI it may have come with a pull request" if in_ci() else "as asked for" * restart)
@@ -167,52 +160,6 @@ def _audited_objects(chosen: AuditSet, coco: CocoDataset, config: AuditConfig) -
     return chosen_objects(objects, config.max_objects_per_image)
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    module: nn.Module
-    class_names: tuple[str, ...] | None
-    class_count: int | None
-    description: Any  # plain data that tells it from other detectors with these weights
-
-
-def _load(
-    checkpoint: Path,
-    own_module: str | None,
-    config: str | Path | None,
-    num_classes: int | None,
-    categories: int,
-    trust: bool,
-) -> _Loaded:
-    if own_module is not None:
-        if config is not None or num_classes is not None:
-            raise UserInputError("Expected --module without --config and --num-classes: the module knows both.")
-        module, names = load_own_module(checkpoint, own_module, trust=trust)
-        return _Loaded(module, names, None, own_module)
-    if checkpoint.suffix != ".ckpt" and num_classes is None:
-        num_classes = categories
-    detector = load_detector(checkpoint, config, num_classes, trust=trust)
-    return _Loaded(detector, detector.category_names, class_count(detector.cfg), portable_config(detector.cfg))
-
-
-def _classes(loaded: _Loaded, chosen: AuditSet, coco: CocoDataset, checkpoint: Path) -> list[int]:
-    audited = {annotation_id for image in chosen.images for annotation_id in image.annotation_ids}
-    used = {a.label for image in coco.images for a in image.annotations if a.id in audited}
-    names = [name for _, name in chosen.categories]
-    return classes_of_categories(names, used, loaded.class_names, loaded.class_count, checkpoint)
-
-
-def _settings(detector: Detector, description: Any, config: AuditConfig, device: torch.device) -> Mapping[str, Any]:
-    """Return what the bits of the result depend on besides the fingerprint and the provenance."""
-    engine = engine_choice(detector, config.engine, config.precision)
-    return {
-        "detector": sha256_of_json(description),
-        "engine": engine.name,
-        "precision": engine.precision,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": torch.get_num_threads(),
-    }
-
-
 def _refuse_output(output: Path) -> None:
     """Refuse to write over anything but an audit record and its maps."""
     if output.suffix != ".json":
@@ -228,24 +175,6 @@ def _refuse_output(output: Path) -> None:
             MapsFile(maps)
     except BrokenInputError as error:
         raise UserInputError(f"An output is not written over, unless it is an audit record. {error}") from error
-
-
-@contextmanager
-def _repeatable(device: torch.device) -> Iterator[None]:
-    """Let a GPU compute the same bits every time, where PyTorch can."""
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it starts
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.backends.cudnn.benchmark = benchmark
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -254,7 +254,7 @@ def _surviving_regions(adapter: Detectron2Model, image: Tensor) -> tuple[Detecti
 
     predictor.inference = with_regions
     try:
-        instances = adapter._instances(image)
+        (instances,) = adapter._instances([image])
     finally:
         del predictor.inference
     found = Detections(instances.pred_boxes.tensor, instances.scores, instances.pred_classes).detach()

@@ -13,7 +13,7 @@ from torchvision.ops import box_iou
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.occlusion.replacements import replaced
 from odsg_lightning.saliency.masks import defined_maps
-from odsg_lightning.saliency.protocol import Detector
+from odsg_lightning.saliency.protocol import BatchDetector, Detector
 from odsg_lightning.types import Detections
 
 Fill = Literal["blur", "grey", "black"]
@@ -133,7 +133,8 @@ def _filled(image: Tensor, fill: Fill, sigma: float) -> Tensor:
 
 def _answers(detector: Detector, pictures: Sequence[Tensor]) -> list[Detections]:
     with torch.no_grad():
-        answers = detector.detect(pictures)
+        at_once = detector.detect_batch if isinstance(detector, BatchDetector) else detector.detect
+        answers = at_once(pictures)
     if len(answers) != len(pictures):
         raise ValueError(
             f"Expected the detector's `detect` to return one result for each of {len(pictures)} images, but got "

@@ -1,27 +1,17 @@
 """Builds the page: everything that it shows, put into its templates."""
 
-import base64
-import hashlib
-import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
-
-from odsg_lightning import __version__
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.gate import GateConfig
 from odsg_lightning.report.audits import Audit, differences
-from odsg_lightning.report.changes import share
 from odsg_lightning.report.figures import curves, distributions, drawn, violins
-from odsg_lightning.report.gallery import cards, status_words
+from odsg_lightning.report.gallery import cards
 from odsg_lightning.report.numbers import Numbers
 from odsg_lightning.report.tables import CATEGORY_COLUMNS, category_rows, summary_rows
+from odsg_lightning.report.templating import rendered
 from odsg_lightning.report.verdict import verdict_on
-from odsg_lightning.text import for_page
 from odsg_lightning.viz.violins import MIN_POINTS
 
 MAX_STRIPS = 200
@@ -29,9 +19,6 @@ MAX_STRIPS = 200
 
 PAGE_SIZE = 25
 """Objects that are shown at a time, where there are scripts."""
-
-_TEMPLATES = Path(__file__).parent / "templates"
-_AFTER_SEPARATOR = re.compile(r"([/_.-]+)(?=[^/_.\s-])")
 
 
 def build_page(
@@ -58,7 +45,6 @@ def build_page(
         raise UserInputError(f"Expected max_strips to be 0 or more, but got {max_strips}.")
     letters, numbers = [audit.letter for audit in audits], [Numbers(audit.record) for audit in audits]
     objects, chosen = cards(audits, max_strips), drawn(len(audits))
-    script = (_TEMPLATES / "page.js").read_text("utf-8")
     content = {
         "audits": audits,
         "verdict": verdict_on(audits, gate_config, ignore_seed=ignore_seed),
@@ -80,38 +66,11 @@ def build_page(
             key=lambda card: card.row.key,
         ),
         "settings": list(dict.fromkeys(name for audit in audits for name in audit.record.fingerprint)),
-        "version": __version__,
-        "style": Markup((_TEMPLATES / "page.css").read_text("utf-8")),
-        "script": Markup(script),
-        "script_sha256": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
     }
-    return _environment().get_template("page.html").render(content)
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_harmless,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"share": share, "status": status_words, "breaks": _breaks}
-    return environment
+    return rendered("page.html", content, script="page.js")
 
 
 def _masks(audits: Sequence[Audit]) -> str | None:
     """``segmentation`` or ``box``: what an object is in all of the records; None if that is not known."""
     told = [audit.record.fingerprint.get("masks") for audit in audits]
     return next((kind for kind in ("segmentation", "box") if all(of_audit == kind for of_audit in told)), None)
-
-
-def _breaks(text: str) -> Markup:
-    """Escape a name, and let it break behind what separates its parts."""
-    return Markup(_AFTER_SEPARATOR.sub(r"\1<wbr>", str(escape(for_page(text)))))
-
-
-def _harmless(value: Any) -> Any:
-    """Replace the characters of a record's text that no page should hold; the template escapes the rest."""
-    return for_page(value) if type(value) is str else value

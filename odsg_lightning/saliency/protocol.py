@@ -193,6 +193,15 @@ class FeatureDetector(CandidateOutputs, Protocol):
 
 
 @runtime_checkable
+class BatchDetector(Detector, Protocol):
+    """A detector that can run several images of one size at once, where no gradient is asked for."""
+
+    def detect_batch(self, images: Sequence[Tensor]) -> list[Detections]:
+        """Return what :meth:`detect` does of images of one size ``[3, H, W]``, up to rounding and without a graph."""
+        ...
+
+
+@runtime_checkable
 class ProposingDetector(Detector, Protocol):
     """A detector that says which class probabilities its boxes have, before it suppresses what overlaps."""
 

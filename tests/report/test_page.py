@@ -9,7 +9,7 @@ from helpers.records import make_record, write_with_maps
 
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.records.record import write_record
-from odsg_lightning.report import page
+from odsg_lightning.report import templating
 from odsg_lightning.report.audits import read_audits
 from odsg_lightning.report.numbers import Numbers
 from odsg_lightning.report.page import build_page
@@ -134,9 +134,9 @@ def test_it_says_box_where_masks_are_boxes(audits):
 
 
 def test_long_names_break_behind_separators():
-    assert page._breaks("a/b_c-1.2<x>.jpg") == "a/<wbr>b_<wbr>c-<wbr>1.<wbr>2&lt;x&gt;.<wbr>jpg"
-    assert page._breaks("&-&amp;") == "&amp;-<wbr>&amp;amp;"
-    assert page._breaks("../a_") == "../<wbr>a_"
+    assert templating._breaks("a/b_c-1.2<x>.jpg") == "a/<wbr>b_<wbr>c-<wbr>1.<wbr>2&lt;x&gt;.<wbr>jpg"
+    assert templating._breaks("&-&amp;") == "&amp;-<wbr>&amp;amp;"
+    assert templating._breaks("../a_") == "../<wbr>a_"
 
 
 def test_average_precision_is_left_out_where_no_record_has_it(audits, html):
@@ -221,14 +221,14 @@ def test_characters_that_deceive_are_replaced(hostile):
 
 
 def test_a_lone_surrogate_can_be_written():
-    assert page._harmless("a\ud800b").encode() == b"a\xef\xbf\xbdb"
+    assert templating._harmless("a\ud800b").encode() == b"a\xef\xbf\xbdb"
 
 
 # Contrast, by the formula of WCAG 2.2 ------------------------------------------------------------------------
 
 
 def palettes():
-    css = (Path(page.__file__).parent / "templates" / "page.css").read_text()
+    css = (Path(templating.__file__).parent / "templates" / "page.css").read_text()
     light, dark = re.findall(r":root \{(.*?)\}", css, flags=re.DOTALL)[:2]
     read = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", light))
     return {"light": read, "dark": read | dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", dark))}

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 
+from odsg_lightning.viz.panels import colors
 from odsg_lightning.viz.strip import (
     DETECTED,
     FOREGROUND,
     GROUND_TRUTH,
     SEGMENTATION,
     HiddenPixels,
-    _colors,
     object_strip,
 )
 
@@ -70,7 +70,7 @@ def test_the_hottest_color_lies_at_the_maximum_of_each_map():
     strip = draw(image, maps, None, None)
     for i in range(5):
         picture = panel(strip, 1 + i).astype(float)
-        row, column = np.argwhere(np.abs(picture - _colors()[-1]).sum(axis=-1) <= 6).mean(axis=0)
+        row, column = np.argwhere(np.abs(picture - colors()[-1]).sum(axis=-1) <= 6).mean(axis=0)
         y, x = divmod(int(maps[i].argmax()), 128)
         assert row == pytest.approx((y + 0.5) * 1.5 - 0.5, abs=1)
         assert column == pytest.approx((x + 0.5) * 1.5 - 0.5, abs=1)
@@ -200,7 +200,7 @@ def test_a_maximum_outside_the_view_is_announced():
     left, right = LEFT + PANEL, LEFT + STEP + PANEL
     assert changed[TOP + PANEL - 22 : TOP + PANEL, left:right].any()
     assert not changed[:, right + 8 :].any()
-    hot = np.abs(outside[TOP : TOP + PANEL, left:right].astype(int) - _colors()[-1]).sum(axis=-1) < 60
+    hot = np.abs(outside[TOP : TOP + PANEL, left:right].astype(int) - colors()[-1]).sum(axis=-1) < 60
     assert not hot.any()  # colors refer to the maximum that is not seen
 
 

@@ -1,0 +1,117 @@
+"""A checkpoint of any kind opened for an audit set: its detector, its classes, and what else its numbers depend on."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from odsg_lightning.checkpoints.classes import classes_of_categories
+from odsg_lightning.checkpoints.detector import load_detector
+from odsg_lightning.checkpoints.own_module import load_own_module
+from odsg_lightning.data.coco import CocoDataset
+from odsg_lightning.detectors.build import class_count, portable_config
+from odsg_lightning.errors import UserInputError
+from odsg_lightning.files import sha256_of_json
+from odsg_lightning.records.audit_set import AuditSet
+from odsg_lightning.saliency.gradients import engine_choice
+from odsg_lightning.saliency.options import Engine, Precision
+from odsg_lightning.saliency.protocol import Detector
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a checkpoint holds.
+
+    Attributes:
+        module: the detector, or the LightningModule around it.
+        class_names: in the order of the labels; None if it does not say.
+        class_count: None if it is not known.
+        description: plain data that tells it from other detectors with these weights.
+    """
+
+    module: nn.Module
+    class_names: tuple[str, ...] | None
+    class_count: int | None
+    description: Any
+
+
+def load_any(
+    checkpoint: Path,
+    own_module: str | None,
+    config: str | Path | None,
+    num_classes: int | None,
+    categories: int,
+    trust: bool,
+) -> Loaded:
+    """Load a checkpoint of ours, of Detectron2, or of a module of the user's own.
+
+    Args:
+        checkpoint: the file.
+        own_module: ``"my_pkg.my_module:MyModule"``, or None.
+        config: of a Detectron2 checkpoint.
+        num_classes: of a Detectron2 checkpoint; None for as many as there are categories.
+        categories: number of those of the audit set.
+        trust: let the file run code.
+
+    Raises:
+        BrokenInputError: the file cannot be used.
+        UserInputError: arguments that do not fit.
+    """
+    if own_module is not None:
+        if config is not None or num_classes is not None:
+            raise UserInputError("Expected --module without --config and --num-classes: the module knows both.")
+        module, names = load_own_module(checkpoint, own_module, trust=trust)
+        return Loaded(module, names, None, own_module)
+    if checkpoint.suffix != ".ckpt" and num_classes is None:
+        num_classes = categories
+    detector = load_detector(checkpoint, config, num_classes, trust=trust)
+    return Loaded(detector, detector.category_names, class_count(detector.cfg), portable_config(detector.cfg))
+
+
+def classes_of(loaded: Loaded, chosen: AuditSet, coco: CocoDataset, checkpoint: Path) -> list[int]:
+    """Return the detector's label of each category of the audit set, by name where the checkpoint has names.
+
+    Raises:
+        UserInputError: they do not fit; see :func:`odsg_lightning.checkpoints.classes.classes_of_categories`.
+    """
+    audited = {annotation_id for image in chosen.images for annotation_id in image.annotation_ids}
+    used = {a.label for image in coco.images for a in image.annotations if a.id in audited}
+    names = [name for _, name in chosen.categories]
+    return classes_of_categories(names, used, loaded.class_names, loaded.class_count, checkpoint)
+
+
+def circumstances(
+    detector: Detector, loaded: Loaded, device: torch.device, engine: Engine = "auto", precision: Precision = "full"
+) -> Mapping[str, Any]:
+    """Return what the bits of a result depend on besides its settings and the weights."""
+    choice = engine_choice(detector, engine, precision)
+    return {
+        "detector": sha256_of_json(loaded.description),
+        "engine": choice.name,
+        "precision": choice.precision,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+    }
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Let a GPU compute the same bits every time, where PyTorch can."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it starts
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = benchmark
