@@ -80,7 +80,7 @@ def explain(
         ...         return [Detections(boxes + 0 * score, score, torch.zeros(1).long()) for score in scores]
         >>> [bright] = explain(Brightest(), torch.full((3, 8, 8), 200.0), category_names=["lamp"])
         >>> bright.title, bright.maps.shape
-        ('lamp: score 0.784, 20/20 noise samples', torch.Size([5, 8, 8]))
+        ('lamp: score 0.784, 20/20 samples', torch.Size([5, 8, 8]))
         >>> explain(Brightest(), torch.zeros(3, 8, 8))  # dark: nothing is detected
         []
     """

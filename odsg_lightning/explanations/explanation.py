@@ -31,8 +31,8 @@ class Explanation(_ComparedByValue):
         maps: ``[5, H, W]`` in the order of :data:`~odsg_lightning.names.PARAMETERS`, in units of the parameter per grey
             level; NaN throughout where a map is undefined.
         target: ``"output"``, ``"logit"`` or ``"ground_truth"``.
-        matched_samples: in how many noise samples the object was detected again.
-        n_samples: number of noise samples.
+        matched_samples: in how many of the explainer's changed copies the object was detected again.
+        n_samples: number of these: noise samples of SmoothGrad, masked copies of D-RISE; 1 of an explainer without.
         region: ``[4]`` XYXY the anchor, or region of interest, whose numbers are explained; None for ``"output"``.
         against: class whose logit was subtracted; None for none.
     """
@@ -54,8 +54,8 @@ class Explanation(_ComparedByValue):
         """What is explained, in a line."""
         asked = f"{self.name} rather than {self.against}" if self.against else self.name
         kind = {"output": "", "logit": ", logit", "ground_truth": ", logit of the annotated object"}[self.target]
-        matched = f"{self.matched_samples}/{self.n_samples} noise samples"
-        return f"{asked}: score {self.score:.3f}{kind}, {matched}"
+        looks = f", {self.matched_samples}/{self.n_samples} samples" if self.n_samples > 1 else ""
+        return f"{asked}: score {self.score:.3f}{kind}{looks}"
 
     def strip(self) -> "np.ndarray[Any, np.dtype[np.uint8]]":
         """Draw picture, box and the five maps side by side.

@@ -188,7 +188,7 @@ def test_an_explanation_shows_itself():
     other, own = plt.subplots()
     assert one.plot(own) == (other, own)
     plt.close("all")
-    assert one.title == f"dog: score {one.score:.3f}, 2/2 noise samples"
+    assert one.title == f"dog: score {one.score:.3f}, 2/2 samples"
     assert "maps" not in repr(one)
 
 
