@@ -140,7 +140,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="folder for everything (runs/reproduction, -quick, -own)")
     parser.add_argument("--quick", action="store_true", help="one training of each detector, 24 pictures")
-    parser.add_argument("--minutes", type=float, help="begin no picture after so many (default 55, --quick 5)")
+    parser.add_argument("--minutes", type=float, help="begin no picture after so many (55 on all the shapes)")
     parser.add_argument("--accelerator", default="cpu", help="as Lightning's Trainer takes it: cpu, gpu")
     parser.add_argument("--devices", type=int, default=min(2, os.cpu_count() or 1), help="processes that explain")
     parser.add_argument("--samples", type=int, default=20, help="noisy copies")
@@ -172,7 +172,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     quick = options.quick
     defaults = {
         "output": Path("runs/reproduction" + ("-quick" if quick else "" if options.shapes else "-own")),
-        "minutes": 5.0 if quick else 55.0 if options.shapes else float("inf"),
+        "minutes": 55.0 if options.shapes and not quick else float("inf"),
         "pictures": 24 if quick else 260 if options.shapes else 400,
         "seeds": [0] if quick else [0, 1, 2],
         "score_threshold": 0.5 if options.shapes else 0.9,

@@ -296,7 +296,7 @@ def test_the_shapes_are_trained_on_explained_and_judged(tmp_path, monkeypatch, c
         assert reproduce_paper.main([*few, f"--output={tmp_path}"]) == 0
     sys.modules.pop("reproduce_paper")
     printed = capsys.readouterr().out
-    assert "retinanet detected none of the objects" in printed  # after a single step
+    assert "retinanet detected none of " in printed  # after a single step
     assert (tmp_path / "results.md").read_text(encoding="utf-8") in printed
 
 

@@ -84,7 +84,8 @@ def explain_missing(work: Work, accelerator: str, devices: int, until: float) ->
             inference_mode=False, logger=False, enable_checkpointing=False, enable_model_summary=False,
         )  # fmt: skip
         with no_foreign_warnings(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers")
+            for message in (".*does not have many workers", ".*predict returned None"):  # it writes files instead
+                warnings.filterwarnings("ignore", message=message)
             loader = DataLoader(range(len(tasks)), batch_size=1, collate_fn=_only)  # type: ignore[arg-type]
             trainer.predict(_Explaining(work, tasks, until), loader, return_predictions=False)
 

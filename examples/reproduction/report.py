@@ -22,9 +22,14 @@ def write_report(results: Sequence[Results], work: Work, head: Sequence[str]) ->
         work: what they are of.
         head: paragraphs on top: what was run.
     """
-    empty = [one.detector for one in results if not one.values]
+    empty = [one for one in results if not one.values]
     results = [one for one in results if one.values]
-    parts = [*head, *(f"{name} detected none of the objects: nothing of it is measured." for name in empty)]
+    parts = list(head)
+    for one in empty:
+        pictures = sum(one.pictures)
+        parts.append(
+            f"{one.detector} detected none of {one.objects} objects in {pictures} pictures: nothing is measured."
+        )
     if results:
         parts += [*_counts(results, work), *_tables(results, work)]
         parts += [f"![{caption}]({name})" for name, caption in _figures(results, work)]
