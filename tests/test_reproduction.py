@@ -177,10 +177,10 @@ def test_the_position_of_the_whole_map_sees_what_lies_beyond_the_box(part):
     maps = torch.zeros(5, 20, 40)
     maps[:, 4, 5] = 1  # its middle is 4.5 columns left of the box, and half a row above it
     maps[:, 14, 29] = 1  # half a column, and half a row, within the far corner
-    centre = part("measuring")._centre(maps, mask)
+    inside = part("measuring")._inside(maps, mask)
     x, y = ((5.5 + 29.5) / 2 - 10) / 20, ((4.5 + 14.5) / 2 - 5) / 10
-    assert centre == pytest.approx([x, y, 1 - x, 1 - y])
-    assert position(maps[None], mask[None])[0, 0] == pytest.approx(0.975)  # which sees one of the two
+    assert position(maps[None], mask[None])[0].numpy() == pytest.approx([x, y, 1 - x, 1 - y])
+    assert position(inside[None], mask[None])[0, 0] == pytest.approx(0.975)  # which sees one of the two
 
 
 def test_gini_by_hand(part):

@@ -55,8 +55,8 @@ def _object(content: dict[str, Any], masks: Tensor, labels: NDArray[Any], row: i
     for name, maps, on in _maps(content, masks, own, row):
         values["iof"].append(_iof(maps, on))
         values["enrichment"].append(enrichment(maps[None], on[None])[0].numpy())
-        values["position"].append(position(maps[None], on[None])[0].numpy())
-        values["centre"].append(_centre(maps, on))
+        values["position"].append(position(_inside(maps, on)[None], on[None])[0].numpy())
+        values["centre"].append(position(maps[None], on[None])[0].numpy())
         values["gini"].append(_gini(maps))
         halves = content.get(f"halves/{name}")
         values["halves"].append(np.nan if halves is None else halves[row, :4].mean())
@@ -124,20 +124,12 @@ def _grown(mask: Tensor, pixels: int) -> Tensor | None:
     return torch.from_numpy(changed) if changed.any() else None
 
 
-def _centre(maps: Tensor, mask: Tensor) -> NDArray[np.float32]:
-    """Return what :func:`~odsg_lightning.metrics.edges.position` is, ``[4]``, of the whole map instead of its box.
-
-    The box cuts off what lies beyond it, and with that most of a shift of the whole map.
-    """
+def _inside(maps: Tensor, mask: Tensor) -> Tensor:
+    """Return the maps without what lies beyond the object's box, and with that without most of a shift of the whole."""
     top, left, bottom, right = mask_extent(mask)
-    places = []
-    for number, of_parameter in enumerate(maps[:4].double()):
-        start, stop = ((left, right), (top, bottom))[number % 2]
-        mass = of_parameter.sum(dim=number % 2)
-        mean = float(mass @ (torch.arange(len(mass), dtype=torch.float64) + 0.5) / mass.sum())
-        place = (mean - start) / (stop - start)
-        places.append(place if number < 2 else 1 - place)
-    return np.array(places, dtype=np.float32)
+    cut = torch.zeros_like(maps)
+    cut[:, top:bottom, left:right] = maps[:, top:bottom, left:right]
+    return cut
 
 
 def _gini(maps: Tensor) -> float:

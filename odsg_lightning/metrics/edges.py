@@ -59,15 +59,16 @@ def object_enrichment(foreground: Tensor, mask: Tensor) -> Tensor:
 def position(maps: Tensor, masks: Tensor) -> Tensor:
     """Compute where across an object each box map's mass lies: 0 at the parameter's own edge, 1 at the other.
 
-    The mean coordinate of the map's mass inside the object's bounding box, along the parameter's axis. No blur, no
-    threshold, no thirds.
+    The mean coordinate of the whole map's mass along the parameter's axis, in extents of the object. No blur, no
+    threshold, no thirds. Mass beyond the object counts, so that a shift of the whole map shows; a mean beyond the
+    parameter's own edge is negative.
 
     Args:
         maps: ``[N, 5, H, W]`` saliency maps, not negative, NaN where undefined.
         masks: ``[N, H, W]`` bool segmentations.
 
     Returns:
-        ``[N, 4]`` float32, 0 to 1; NaN where the map is undefined or has nothing inside the box.
+        ``[N, 4]`` float32; NaN where the map is undefined.
 
     Raises:
         ValueError: shapes or types that do not fit, or an empty mask.
@@ -82,13 +83,14 @@ def position(maps: Tensor, masks: Tensor) -> Tensor:
     rows = []
     for of_object, mask in zip(maps, masks, strict=True):
         top, left, bottom, right = mask_extent(mask)
-        box = of_object[: len(BOX_PARAMETERS), top:bottom, left:right].double()
-        box = box.where(defined_maps(of_object)[: len(BOX_PARAMETERS), None, None], torch.nan)
+        maps_of_box = of_object[: len(BOX_PARAMETERS)].double()
+        maps_of_box = maps_of_box.where(defined_maps(of_object)[: len(BOX_PARAMETERS), None, None], torch.nan)
         means = []
-        for index, of_parameter in enumerate(box):
+        for index, of_parameter in enumerate(maps_of_box):
+            start, end = ((left, right), (top, bottom))[index % 2]
             mass = of_parameter.sum(dim=index % 2)  # over rows for x, over columns for y
-            middles = (torch.arange(len(mass), dtype=mass.dtype, device=mass.device) + 0.5) / len(mass)
-            mean = (mass * middles).sum() / mass.sum()
+            middles = torch.arange(len(mass), dtype=mass.dtype, device=mass.device) + 0.5
+            mean = ((mass * middles).sum() / mass.sum() - start) / (end - start)
             means.append(mean if index < 2 else 1 - mean)
         rows.append(torch.stack(means).float())
     return torch.stack(rows) if rows else maps.new_zeros((0, len(BOX_PARAMETERS)), dtype=torch.float32)

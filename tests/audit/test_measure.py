@@ -57,9 +57,9 @@ def test_a_row_by_hand():
     assert row.undefined == ("y_max",)
     # The object has 36 pixels, and each foreground three, two of them on it: a third of the mass lies off it.
     assert row.box_maps == {"area_ratio": 0.083333, "relevance_mass": 0.703704, "pointing_game": 1.0}
-    # Of the two on it, 1.0 lies in the first and 0.9 in the second of its six columns, both in the second row.
+    # 1.0 lies in the first and 0.9 in the second of its six columns, both in the second row; 0.8 six columns before it.
     assert [row.edges[f"enrichment/x_min/{region}"] for region in ("edge", "middle", "opposite")] == [3.0, 0.0, 0.0]
-    assert [row.edges[f"position/{parameter}"] for parameter in PARAMETERS[:3]] == [0.162281, 0.25, 0.837719]
+    assert [row.edges[f"position/{parameter}"] for parameter in PARAMETERS[:3]] == [-0.157407, 0.052469, 1.157407]
     assert {value for name, value in row.edges.items() if "/y_max" in name} == {None}
     assert (row.occlusion, row.detected_again) == ({}, {})
 
