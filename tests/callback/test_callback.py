@@ -132,8 +132,8 @@ class TestValuesOfEachObject:
         """What :func:`measured` returned, in the order of its calls."""
         found = []
 
-        def noted(*arguments):
-            found.append(measured(*arguments))
+        def noted(*arguments, **more):
+            found.append(measured(*arguments, **more))
             return found[-1]
 
         monkeypatch.setattr(loop, "measured", noted)
