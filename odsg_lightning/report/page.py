@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.gate import GateConfig
