@@ -1,6 +1,8 @@
 """Means, intervals, marks and notes of comparisons made up by hand."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 from helpers.comparisons import checkpoint_result, comparison, image_result
@@ -131,3 +133,10 @@ def test_json_keeps_every_object_and_the_seconds_apart():
     assert content["seconds"] == {"clock": "processor", "per_object": [{"odam": 0.5}]}
     assert "seconds" not in json.dumps(content["checkpoints"])
     assert [one["values"]["odam"]["iof"] for one in content["checkpoints"][0]["objects"]] == [0.5, None]
+
+
+def test_no_torch_is_loaded_by_what_only_reads_results():
+    names = ("measures", "result", "parts", "summary", "tables", "page")
+    modules = ", ".join(f"odsg_lightning.comparison.{name}" for name in names)
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=600).returncode == 0
