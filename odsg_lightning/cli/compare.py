@@ -8,7 +8,7 @@ from typing import Any
 
 from odsg_lightning.names import EXPLAINERS
 
-_QUICK: dict[str, int] = {"steps": 10, "n_samples": 5, "n_masks": 250, "max_images": 24}
+_QUICK: dict[str, int] = {"steps": 10, "n_samples": 5, "n_masks": 250, "max_images": 16}
 """What ``--quick`` sets, unless it is given."""
 
 

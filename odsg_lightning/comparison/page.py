@@ -35,8 +35,8 @@ class Table:
     Attributes:
         title: above it.
         measures: its columns.
-        rows: name of the explainer, and for each measure the value as text, whether it is the best, and how many objects
-            have one.
+        rows: name of the explainer, and for each measure the value as text, whether it is the best, and how many
+            objects have one.
     """
 
     title: str
@@ -52,7 +52,7 @@ class Section:
         result: of it.
         notes: what is left out, and why.
         tables: by group.
-        counts: for each explainer its name, its settings, objects, maps, undefined ones and seconds.
+        counts: for each explainer its name, objects, maps, undefined ones and seconds.
         figures: distributions over the objects.
         gallery: objects with pictures.
     """
@@ -60,7 +60,7 @@ class Section:
     result: CheckpointResult
     notes: list[str]
     tables: list[Table]
-    counts: list[tuple[str, str, int, int, int, str]]
+    counts: list[tuple[str, int, int, int, str]]
     figures: list[Panel]
     gallery: list[Pictures]
 
@@ -93,10 +93,7 @@ def _section(number: int, comparison: Comparison, result: CheckpointResult, rows
         Table(title, measures, [(row.name, [_shown(row, measure) for measure in measures]) for row in kept])
         for title, measures, kept in groups_with_values(rows)
     ]
-    counts = [
-        (row.name, result.explainers[row.name], row.objects, row.maps, row.undefined, seconds_text(row.seconds))
-        for row in rows
-    ]
+    counts = [(row.name, row.objects, row.maps, row.undefined, seconds_text(row.seconds)) for row in rows]
     drawn = [_figure(number, result, measure) for measure in MEASURES if measure.key in _DRAWN]
     gallery = [image.pictures for image in result.images if image.pictures is not None][:MAX_PICTURED]
     return Section(

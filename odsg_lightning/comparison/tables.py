@@ -87,7 +87,10 @@ def markdown_text(comparison: Comparison, summaries: Sequence[Sequence[Row]]) ->
     for result, rows in zip(comparison.checkpoints, summaries, strict=True):
         images = len({one.image_id for one in result.objects})
         lines += [f"## {_line(result.name)}", ""]
-        lines += [f"{len(result.objects)} objects in {images} images, {result.n_missed} not detected.", ""]
+        lines += [
+            f"Objects: {len(result.objects)} in {images} images; not detected, so not explained: {result.n_missed}.",
+            "",
+        ]
         for note in notes(comparison, result):
             lines += [f"- {_line(note)}"]
         lines += [""]

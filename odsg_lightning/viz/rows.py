@@ -11,7 +11,7 @@ from odsg_lightning.viz.svg import COLOURS, panel, svg_text
 from odsg_lightning.viz.violins import MIN_POINTS, beside_one_another
 
 _WIDTH, _ROW = 340, 26  # CSS pixels
-_MARGINS = (132, 22, 10, 6)
+_MARGINS = (138, 22, 18, 6)
 _DOT = 5.0
 
 
@@ -31,6 +31,7 @@ def distribution_rows(name: str, label: str, values: Mapping[str, NDArray[np.flo
     with panel(_WIDTH, height, _MARGINS) as (figure, axes):
         axes.set(xlim=(0, largest), ylim=(len(values) - 0.5, -0.5), yticks=range(len(values)))
         axes.set_yticklabels(list(values), color=COLOURS["ink"])
+        axes.tick_params(axis="y", pad=8)  # a point at 0 lies half to the left of it
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
         axes.locator_params(axis="x", nbins=4)
