@@ -97,6 +97,11 @@ def _compared(printed: str, folder: Path) -> None:
     assert (folder / "runs" / "labels" / "permuted.json").is_file()
 
 
+def _centres(printed: str, folder: Path) -> None:
+    assert "faster_rcnn_tiny" in printed
+    assert (folder / "up.png").stat().st_size > 1000
+
+
 SHAPES = " ".join(f"--{s}-annotations=shapes/annotations/{s}.json --{s}-images=shapes/{s}" for s in ("train", "val"))
 FEW = "--images=1 --val-images=1"
 SMALL = "--object-size=32 --objects=1"
@@ -110,6 +115,7 @@ RUNS = {
     "label_randomisation.py": Run(
         "--steps=1 --training-images=8 --images=1 --n-samples=1 --score-threshold=0", _compared
     ),
+    "reproduction/up_left.py": Run("--config=faster_rcnn_tiny --projections=1 --output=up.png", _centres),
     "shortcut.py": Run(f"{FEW} --steps=1", _refused, code=3),
     "benchmarks/gate_power.py": Run("--images=2 --simulations=2 --repetitions=1", _power),
     "benchmarks/gate_real.py": Run(f"{FEW} --steps=1 --repetitions=1 --clean=4", _real_gate),
@@ -127,7 +133,7 @@ RUNS = {
     ),
 }
 STUDY = ("train", "occlude", "choose", "audits", "table")
-RUN_BY_OTHER_TESTS = {"ci/audit_and_gate.sh": "test_ci_recipe.py"} | {
+RUN_BY_OTHER_TESTS = {"ci/audit_and_gate.sh": "test_ci_recipe.py", "reproduce_paper.py": "test_reproduction.py"} | {
     f"studies/{script}.py": "test_studies.py" for script in STUDY
 }
 
@@ -146,14 +152,16 @@ def test_every_script_runs_at_its_smallest(script, tmp_path):
 def not_run(folder: Path, run: Set[str]) -> set[str]:
     """Return the scripts below a folder that are not among those that tests run.
 
-    Every file of Python is one, unless it can only be imported, and a script that is run imports it.
+    Every file of Python is one, unless it can only be imported, and a script that is run, beside it or in the folder
+    above it, imports it.
     """
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.suffix in (".py", ".sh")}
     trees = {name: ast.parse(path.read_text()) for name, path in files.items() if path.suffix == ".py"}
     used, waiting = set(run), [name for name in run if name in trees]
     while waiting:
         name = waiting.pop()
-        beside = {(Path(name).parent / f"{module}.py").as_posix() for module in _imported(trees[name])}
+        folders = {path for path in map(Path, trees) if Path(name).parent in (path.parent, path.parent.parent)}
+        beside = {path.as_posix() for path in folders if path.stem in _imported(trees[name])}
         found = {one for one in beside & trees.keys() if not _can_be_run(trees[one])} - used
         used |= found
         waiting += found
