@@ -108,7 +108,7 @@ RUNS = {
         _fine_tuned,
     ),
     "label_randomisation.py": Run(
-        "--steps=1 --training-images=8 --images=1 --n-samples=1 --score-threshold=0", _compared
+        "--detector=faster-rcnn --steps=1 --training-images=8 --images=1 --n-samples=1 --score-threshold=0", _compared
     ),
     "shortcut.py": Run(f"{FEW} --steps=1", _refused, code=3),
     "benchmarks/gate_power.py": Run("--images=2 --simulations=2 --repetitions=1", _power),
