@@ -113,7 +113,7 @@ RUNS = {
         _fine_tuned,
     ),
     "label_randomisation.py": Run(
-        "--steps=1 --training-images=8 --images=1 --n-samples=1 --score-threshold=0", _compared
+        "--detector=faster-rcnn --steps=1 --training-images=8 --images=1 --n-samples=1 --score-threshold=0", _compared
     ),
     "reproduction/up_left.py": Run("--config=faster_rcnn_tiny --projections=1 --output=up.png", _centres),
     "shortcut.py": Run(f"{FEW} --steps=1", _refused, code=3),
