@@ -10,8 +10,9 @@ from odsg_lightning.comparison.measures import MEASURES, Measure
 from odsg_lightning.comparison.result import CheckpointResult
 from odsg_lightning.gate.resampling import MIN_IMAGES, Floats, resample_images
 
+Positions = NDArray[np.int64]
+
 RESAMPLES = 4000
-Groups = NDArray[np.intp]
 LEVEL = 0.95
 
 
@@ -87,8 +88,7 @@ def values_of(result: CheckpointResult, measure: Measure, names: Sequence[str]) 
 
 def _column(result: CheckpointResult, measure: Measure, names: Sequence[str], seed: int) -> list[Cell]:
     values = values_of(result, measure, names)
-    images = np.array([one.image_id for one in result.objects], dtype=np.int64)
-    groups = np.unique(images, return_inverse=True)[1].astype(np.intp).reshape(-1)
+    groups = np.unique([one.image_id for one in result.objects], return_inverse=True)[1].astype(np.int64)
     counts = np.isfinite(values).sum(axis=0)
     means = [float(np.nanmean(column)) if count else None for column, count in zip(values.T, counts, strict=True)]
     intervals = _intervals(values, groups, seed, (1 - LEVEL) / 2)
@@ -99,7 +99,7 @@ def _column(result: CheckpointResult, measure: Measure, names: Sequence[str], se
     ]
 
 
-def _best(values: Floats, means: Sequence[float | None], groups: Groups, measure: Measure, seed: int) -> set[int]:
+def _best(values: Floats, means: Sequence[float | None], groups: Positions, measure: Measure, seed: int) -> set[int]:
     """Return which columns are better than all others; several if they are the same."""
     known = [index for index, mean in enumerate(means) if mean is not None]
     if measure.better == "neither" or len(known) < 2:
@@ -116,8 +116,8 @@ def _best(values: Floats, means: Sequence[float | None], groups: Groups, measure
     return same if all(interval is not None and interval[0] > 0 for interval in intervals) else set()
 
 
-def _intervals(values: Floats, groups: Groups, seed: int, tail: float) -> list[tuple[float, float] | None]:
-    """Return the interval of each column's mean, whole groups of rows resampled."""
+def _intervals(values: Floats, groups: Positions, seed: int, tail: float) -> list[tuple[float, float] | None]:
+    """Return the interval of each column's mean, whole groups of rows, ``[objects]``, resampled."""
     if not len(values):
         return [None] * values.shape[1]
     images = int(max(groups)) + 1

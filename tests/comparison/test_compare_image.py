@@ -9,6 +9,7 @@ from helpers.engine_cases import first
 from helpers.known_detectors import LinearDetector, box_sample
 from helpers.known_module import TWO
 
+from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.comparison.controls import CentreMap, RandomMap
 from odsg_lightning.comparison.loop import CompareConfig, compare_image
 from odsg_lightning.comparison.measures import CONTROLS, MEASURES, SMOOTHGRAD_OUTPUT
@@ -220,18 +221,13 @@ def test_steps_out_of_range_are_refused(steps):
 @pytest.mark.parametrize("trained", ["trained_retinanet", "trained_faster_rcnn"])
 def test_every_explainer_explains_a_trained_detector(trained, request):
     trained = request.getfixturevalue(trained)
-    detector = Detectron2Adapter(trained.model)
-    for parameter in trained.model.parameters():
-        parameter.requires_grad_(False)
-
-    def detected(sample):
-        with torch.no_grad():
-            return bool((detector.detect([sample.image])[0].scores > 0.5).any())
-
-    sample, calls = first(trained.samples, detected), []
-    image = compare_image(
-        detector, sample, make_methods(**SMALL), CompareConfig(2), with_pictures=True, on_method=lambda: calls.append(1)
-    )
+    detector, config, calls = Detectron2Adapter(trained.model), CompareConfig(2), []
+    with isolated(trained.model):
+        controls = make_methods([])
+        sample = first(trained.samples, lambda one: compare_image(detector, one, controls, CompareConfig(None)).objects)
+        image = compare_image(
+            detector, sample, make_methods(**SMALL), config, with_pictures=True, on_method=lambda: calls.append(1)
+        )
     assert image.left_out == {}
     assert len(calls) == len(EXPLAINERS) + 3
     for one in image.objects:

@@ -94,7 +94,7 @@ def test_markdown_escapes_names_of_unknown_origin():
 def test_the_table_in_the_terminal_has_80_columns():
     from rich.console import Console
 
-    found = result_of({"smoothgrad (output)": NOISE, "contrastive_lrp": [0.5] * 30})
+    found = result_of({"smoothgrad (output)": [1.0] * 30, "contrastive_lrp": [0.5] * 30})
     console = Console(width=200, record=True)
     with console.capture() as captured:
         console.print(terminal_table(comparison(found), found, summary(found)))
