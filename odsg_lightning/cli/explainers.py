@@ -32,8 +32,10 @@ def explainer_asked_for(options: argparse.Namespace) -> Any:
     """Return the explainer with its settings. Loads PyTorch."""
     from odsg_lightning.explainers.by_name import make_explainer
 
-    smoothgrads = {"n_samples": options.n_samples, "sigma": options.sigma} if options.explainer == "smoothgrad" else {}
-    return make_explainer(options.explainer, **{**smoothgrads, **(options.explainer_settings or {})})
+    smoothgrads = {"n_samples": options.n_samples, "sigma": options.sigma}
+    make_explainer("smoothgrad", **smoothgrads)  # a value out of range is refused whichever explainer runs
+    own = smoothgrads if options.explainer == "smoothgrad" else {}
+    return make_explainer(options.explainer, **{**own, **(options.explainer_settings or {})})
 
 
 class _Setting(argparse.Action):

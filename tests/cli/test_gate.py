@@ -207,7 +207,7 @@ BROKEN = {
     "empty": (text(lambda good: ""), "it is empty"),
     "truncated": (text(lambda good: good[: len(good) // 2]), "Is it truncated?"),
     "binary": (lambda path, good: path.write_bytes(b"\x80\x02\xff"), "codec can't decode"),
-    "another schema": (edited(lambda c: c.update(schema="odsg-audit-record/9")), "not 'odsg-audit-record/3'"),
+    "another schema": (edited(lambda c: c.update(schema="odsg-audit-record/9")), "not 'odsg-audit-record/4'"),
     "a list": (text(lambda good: "[]"), "Expected an audit record"),
     "NaN for null": (text(lambda good: good.replace("0.", "NaN, 0.", 1)), "NaN"),
     "NaN in IOF": (
