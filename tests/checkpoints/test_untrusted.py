@@ -162,7 +162,7 @@ def test_a_fault_in_the_audit_of_a_detector_that_runs_is_none_of_the_file(place,
     def broken(*_, **__):
         raise RuntimeError("a fault of ours")
 
-    monkeypatch.setattr("odsg_lightning.audit.loop.smoothgrad", broken)
+    monkeypatch.setattr("odsg_lightning.audit.loop.pairing_counts", broken)
     assert audit("good.ckpt") == 70
     assert "RuntimeError: a fault of ours" in capsys.readouterr().err
 
