@@ -67,7 +67,7 @@ def audit(
         counts = pairing_counts(sample, reference, config)
         indices = audited_indices(sample, objects)
         paired = [index for index in indices if pairs[index] >= 0]
-        subject = _subject(detector, image, sample, reference, candidates, pairs, indices, config)
+        subject = _subject(detector, image, sample, reference, candidates, pairs, paired, indices, config)
         if subject.objects:
             maps = explainer.explain(
                 subject.detector,
@@ -90,7 +90,7 @@ def audit(
                 yield AuditedObject(sample, index, counts=counts)
                 continue
             row, saliency = explained.pop(index)
-            undetected = index not in paired
+            undetected = bool(pairs[index] < 0)
             if undetected:
                 told, match, hidden = subject.numbers, row, None
                 iou = float(box_iou(sample.boxes[index, None].to(image), told.boxes[row, None]))
@@ -117,10 +117,10 @@ def _subject(
     reference: Detections,
     candidates: Candidates | None,
     pairs: Tensor,
+    paired: list[int],
     indices: list[int],
     config: AuditConfig,
 ) -> _Subject:
-    paired = [index for index in indices if pairs[index] >= 0]
     if config.target == "output":
         return _Subject(detector, reference, paired, [int(pairs[index]) for index in paired])
     adapter = candidate_detector(detector)

@@ -9,8 +9,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from odsg_lightning.audit.loop import DetectorFailedError
-from odsg_lightning.checkpoints.detector import load_detector
 from odsg_lightning.checkpoints.device import Device, choose_device
+from odsg_lightning.checkpoints.opened import load_any
 from odsg_lightning.data.audit_set_files import load_sample, unchanged_dataset
 from odsg_lightning.errors import BrokenInputError
 from odsg_lightning.explainers.base import Explainer
@@ -61,9 +61,7 @@ def check_checkpoint(
     place = choose_device(device)
     chosen = read_audit_set(audit_set)
     coco = unchanged_dataset(chosen, annotations, images)
-    if checkpoint.suffix != ".ckpt" and num_classes is None:
-        num_classes = len(chosen.categories)
-    detector = load_detector(checkpoint, config, num_classes, trust=trust).to(place)
+    detector = load_any(checkpoint, None, config, num_classes, len(chosen.categories), trust).module.to(place)
     shown = tqdm(coco.images, desc="Sanity check", unit="image", disable=None)  # silent where there is no terminal
     settings: dict[str, Any] = {"score_threshold": score_threshold, "max_objects": max_objects, "seed": seed}
     try:

@@ -73,9 +73,6 @@ class CandidateFeatures:
         self._kept[name] = kept
         return kept
 
-    def _keep_stage(self, name: str, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        return self._keep(name, output)
-
     def _keep_levels(self, module: nn.Module, args: Any, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: self._keep(name, level) if name in self._levels else level for name, level in outputs.items()}
 

@@ -18,8 +18,9 @@ from odsg_lightning.gate.resampling import MIN_IMAGES, resample_images
 from odsg_lightning.metrics.similarity import SIMILARITIES, map_similarity
 from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.noise import image_generator
+from odsg_lightning.saliency.targets import as_detections
 from odsg_lightning.sanity.randomise import cascade
-from odsg_lightning.types import AuditSample, Candidates, Detections
+from odsg_lightning.types import AuditSample, Candidates
 
 CHANGED = 0.5
 """A map has changed if its rank correlation with the trained one is below this."""
@@ -183,9 +184,7 @@ def _maps(
 ) -> tuple[Tensor, Tensor]:
     """``[K, 5, H, W]`` the maps of candidates, and ``[K, 4]`` their boxes, not clipped."""
     outputs = adapter.outputs_of(candidates)
-    with torch.no_grad():
-        (numbers,) = outputs.detect([image])
-    reference = Detections(numbers.boxes, outputs.probabilities(image), numbers.labels).detach()
+    reference = as_detections(outputs, image)
     every, generator = range(len(candidates)), image_generator(seed, image_id)
     explained = explainer.explain(outputs, image, reference, every, generator=generator, match_iou=None)
     return torch.stack([saliency.maps for saliency in explained]), reference.boxes
