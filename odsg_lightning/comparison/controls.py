@@ -1,5 +1,6 @@
 """Controls: maps that know nothing of a detector's weights, so that a measure that they do well in says little."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,29 @@ from odsg_lightning.types import Detections, ObjectSaliency
 _CELLS = 16
 
 
-class _Control:
-    """What both have in common: all five maps, one look."""
+class _Control(ABC):
+    """What both have in common: all five maps, one look, at anything but the detector."""
+
+    @abstractmethod
+    def maps(self, image: Tensor, boxes: Tensor, generator: torch.Generator) -> Tensor:
+        """Return maps ``[K, 5, H, W]`` of boxes ``[K, 4]`` in an image ``[3, H, W]``."""
+        ...
+
+    def explain(
+        self,
+        detector: Detector,
+        image: Tensor,
+        reference: Detections,
+        indices: Sequence[int],
+        *,
+        generator: torch.Generator,
+        match_iou: float | None = 0.7,
+        on_sample: Callable[[], None] = lambda: None,
+    ) -> list[ObjectSaliency]:
+        """See :class:`odsg_lightning.explainers.base.Explainer`; the detector is not asked."""
+        maps = self.maps(image, reference.boxes[list(indices)], generator)
+        on_sample()
+        return [ObjectSaliency(of_object, 1, 1) for of_object in maps]
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -35,30 +57,17 @@ class RandomMap(_Control):
     As smooth as the map of a layer, and as wrong as can be.
     """
 
-    def explain(
-        self,
-        detector: Detector,
-        image: Tensor,
-        reference: Detections,
-        indices: Sequence[int],
-        *,
-        generator: torch.Generator,
-        match_iou: float | None = 0.7,
-        on_sample: Callable[[], None] = lambda: None,
-    ) -> list[ObjectSaliency]:
-        """See :class:`odsg_lightning.explainers.base.Explainer`; the detector is not asked.
+    def maps(self, image: Tensor, boxes: Tensor, generator: torch.Generator) -> Tensor:
+        """See above.
 
         Example:
-            >>> nothing = Detections(torch.zeros(1, 4), torch.ones(1), torch.zeros(1, dtype=torch.int64))
-            >>> maps = RandomMap().explain(None, torch.zeros(3, 32, 48), nothing, [0], generator=torch.Generator())
-            >>> maps[0].maps.shape, bool((maps[0].maps >= 0).all())
-            (torch.Size([5, 32, 48]), True)
+            >>> maps = RandomMap().maps(torch.zeros(3, 32, 48), torch.zeros(1, 4), torch.Generator())
+            >>> maps.shape, bool((maps >= 0).all())
+            (torch.Size([1, 5, 32, 48]), True)
         """
-        cells = torch.rand(len(indices), len(PARAMETERS), _CELLS, _CELLS, generator=generator)
+        cells = torch.rand(len(boxes), len(PARAMETERS), _CELLS, _CELLS, generator=generator)
         size = (image.shape[1], image.shape[2])
-        maps = functional.interpolate(cells, size, mode="bilinear", align_corners=False).to(image)
-        on_sample()
-        return [ObjectSaliency(of_object, 1, 1) for of_object in maps]
+        return functional.interpolate(cells, size, mode="bilinear", align_corners=False).to(image)
 
 
 @dataclass(frozen=True)
@@ -73,33 +82,20 @@ class CentreMap(_Control):
 
     sigma: float = 0.25
 
-    def explain(
-        self,
-        detector: Detector,
-        image: Tensor,
-        reference: Detections,
-        indices: Sequence[int],
-        *,
-        generator: torch.Generator,
-        match_iou: float | None = 0.7,
-        on_sample: Callable[[], None] = lambda: None,
-    ) -> list[ObjectSaliency]:
-        """See :class:`odsg_lightning.explainers.base.Explainer`; the detector is not asked.
+    def maps(self, image: Tensor, boxes: Tensor, generator: torch.Generator) -> Tensor:
+        """See above.
 
         Example:
-            >>> box = Detections(torch.tensor([[0.0, 0, 3, 1]]), torch.ones(1), torch.zeros(1, dtype=torch.int64))
-            >>> image, generator = torch.zeros(3, 1, 3), torch.Generator()
-            >>> [found] = CentreMap(sigma=0.5).explain(None, image, box, [0], generator=generator)
-            >>> found.maps[4]  # one pixel is 2/3 of a standard deviation of 1.5
+            >>> box, image = torch.tensor([[0.0, 0, 3, 1]]), torch.zeros(3, 1, 3)
+            >>> CentreMap(sigma=0.5).maps(image, box, torch.Generator())[0, 4]  # a pixel is 2/3 of an sd of 1.5
             tensor([[0.8007, 1.0000, 0.8007]])
         """
         maps = []
-        for x_min, y_min, x_max, y_max in reference.boxes[list(indices)].tolist():
+        for x_min, y_min, x_max, y_max in boxes.tolist():
             columns = _bell(image.shape[2], x_min, x_max, self.sigma)
             rows = _bell(image.shape[1], y_min, y_max, self.sigma)
             maps.append((rows[:, None] * columns).expand(len(PARAMETERS), -1, -1).to(image))
-        on_sample()
-        return [ObjectSaliency(of_object.contiguous(), 1, 1) for of_object in maps]
+        return torch.stack(maps) if maps else image.new_zeros(0, len(PARAMETERS), *image.shape[1:])
 
 
 def _bell(length: int, low: float, high: float, sigma: float) -> Tensor:

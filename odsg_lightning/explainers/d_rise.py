@@ -15,7 +15,8 @@ from torch.nn import functional
 from torchvision.ops import box_iou, clip_boxes_to_image
 
 from odsg_lightning.errors import UserInputError
-from odsg_lightning.explainers.features import normalised, on_five
+from odsg_lightning.explainers.candidate import on_five
+from odsg_lightning.explainers.features import normalised
 from odsg_lightning.saliency.protocol import CandidateOutputs, Detector, ProposingDetector
 from odsg_lightning.types import Detections, ObjectSaliency, Proposals
 

@@ -3,18 +3,17 @@
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from odsg_lightning.explainers.features import fixed_candidates, normalised, on_five
+from odsg_lightning.explainers.features import normalised
 from odsg_lightning.explainers.grad_cam import GradCAM
 from odsg_lightning.explainers.guided_relu import GuidedReLU
-from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS
-from odsg_lightning.saliency.protocol import Detector
-from odsg_lightning.types import Detections, ObjectSaliency
+from odsg_lightning.names import PARAMETERS
+from odsg_lightning.saliency.protocol import Detector, FeatureDetector
 
 
 @dataclass(frozen=True)
@@ -25,26 +24,12 @@ class GuidedGradCAM(GradCAM):
     checks of Adebayo et al. (2018). It shows edges of the picture.
     """
 
-    def explain(
-        self,
-        detector: Detector,
-        image: Tensor,
-        reference: Detections,
-        indices: Sequence[int],
-        *,
-        generator: torch.Generator,
-        match_iou: float | None = 0.7,
-        on_sample: Callable[[], None] = lambda: None,
-    ) -> list[ObjectSaliency]:
-        """See :class:`odsg_lightning.explainers.base.Explainer`; without noise."""
-        if not indices:
-            return []
-        outputs, rows = fixed_candidates(detector, image, reference, indices)
-        coarse = self.maps(outputs, image, rows, reference.boxes[list(indices)])
+    def maps(self, outputs: FeatureDetector, image: Tensor, rows: Sequence[int], boxes: Tensor) -> list[list[Tensor]]:
+        """See :meth:`odsg_lightning.explainers.candidate.CandidateExplainer.maps`; each map is 0 to 1."""
+        coarse = super().maps(outputs, image, rows, boxes)
         fine = guided_backprop(outputs, image, rows, self.parameters)
-        on_sample()
         return [
-            on_five([normalised(cam * guided) for cam, guided in zip(cams, of_object, strict=True)], self.parameters)
+            [normalised(cam * guided) for cam, guided in zip(cams, of_object, strict=True)]
             for cams, of_object in zip(coarse, fine, strict=True)
         ]
 
@@ -67,10 +52,7 @@ def guided_backprop(
         numbers = [PARAMETERS.index(name) for name in parameters]
         maps = []
         for index in indices:
-            outputs = [
-                found.scores[index] if number == len(BOX_PARAMETERS) else found.boxes[index, number]
-                for number in numbers
-            ]
+            outputs = [found.number(index, number) for number in numbers]
             gradients = [torch.autograd.grad(output, pixels, retain_graph=True)[0] for output in outputs]
             maps.append(torch.stack([gradient.abs().amax(dim=0) for gradient in gradients]))
     return maps

@@ -5,7 +5,7 @@ The rules are in :mod:`odsg_lightning.explainers.relevance`. Contrastive: Karasm
 the contrastive relevance propagation of Tsunakawa et al. (2019).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from odsg_lightning.errors import UserInputError
-from odsg_lightning.explainers.features import check_parameters, fixed_candidates, on_five
+from odsg_lightning.explainers.candidate import CandidateExplainer, check_parameters
 from odsg_lightning.explainers.relevance import RelevanceMode
 from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS
-from odsg_lightning.saliency.protocol import Detector, FeatureDetector
-from odsg_lightning.types import Detections, ObjectSaliency
+from odsg_lightning.saliency.protocol import FeatureDetector
 
 Convolution = Literal["zplus", "epsilon"]
 First = Literal["flat", "epsilon"]
@@ -27,7 +26,7 @@ _CLIP = 0.98
 
 
 @dataclass(frozen=True)
-class LRP:
+class LRP(CandidateExplainer):
     """The positive part of the relevance of each pixel, summed over the channels.
 
     A class logit starts with a relevance of 1. Maps of the box are experimental: a coordinate starts with the product
@@ -53,34 +52,15 @@ class LRP:
         check_parameters(self.parameters)
         _check_rules(self.convolution, self.first, self.epsilon)
 
-    @property
-    def samples(self) -> int:
-        """One look."""
-        return 1
-
-    def explain(
-        self,
-        detector: Detector,
-        image: Tensor,
-        reference: Detections,
-        indices: Sequence[int],
-        *,
-        generator: torch.Generator,
-        match_iou: float | None = 0.7,
-        on_sample: Callable[[], None] = lambda: None,
-    ) -> list[ObjectSaliency]:
-        """See :class:`odsg_lightning.explainers.base.Explainer`; without noise."""
-        if not indices:
-            return []
-        outputs, rows = fixed_candidates(detector, image, reference, indices)
+    def maps(self, outputs: FeatureDetector, image: Tensor, rows: Sequence[int], boxes: Tensor) -> list[list[Tensor]]:
+        """See :meth:`odsg_lightning.explainers.candidate.CandidateExplainer.maps`."""
         mode = RelevanceMode(self.convolution, self.first, self.epsilon)
         found = relevance(outputs, image, rows, self.parameters, mode, flat=self.first == "flat")
-        on_sample()
-        return [on_five([_defined(one.relu()) for one in maps], self.parameters) for maps in found]
+        return [[_defined(one.relu()) for one in maps] for maps in found]
 
 
 @dataclass(frozen=True)
-class ContrastiveLRP:
+class ContrastiveLRP(CandidateExplainer):
     """What speaks for the class of a detection and not for the strongest other class of the same anchor or region.
 
     Both logits start with the probability of their class, and each relevance is cut off at its 98 % quantile. The map
@@ -108,40 +88,19 @@ class ContrastiveLRP:
         """The score's: the edges of a box have no rival."""
         return ("score",)
 
-    @property
-    def samples(self) -> int:
-        """One look."""
-        return 1
-
-    def explain(
-        self,
-        detector: Detector,
-        image: Tensor,
-        reference: Detections,
-        indices: Sequence[int],
-        *,
-        generator: torch.Generator,
-        match_iou: float | None = 0.7,
-        on_sample: Callable[[], None] = lambda: None,
-    ) -> list[ObjectSaliency]:
-        """See :class:`odsg_lightning.explainers.base.Explainer`; without noise.
+    def maps(self, outputs: FeatureDetector, image: Tensor, rows: Sequence[int], boxes: Tensor) -> list[list[Tensor]]:
+        """See :meth:`odsg_lightning.explainers.candidate.CandidateExplainer.maps`.
 
         Raises:
-            UserInputError: a detector of one class, or one whose features cannot be found.
+            UserInputError: a detector of one class.
         """
-        if not indices:
-            return []
-        outputs, rows = fixed_candidates(detector, image, reference, indices)
         sides = []
         for asked in (outputs, outputs.rivals(image)):
             mode = RelevanceMode(self.convolution, self.first, self.epsilon)
             maps = relevance(asked, image, rows, self.parameters, mode, flat=self.first == "flat")
             probabilities = asked.probabilities(image)
             sides.append([of_object[0] * probabilities[row] for of_object, row in zip(maps, rows, strict=True)])
-        on_sample()
-        return [
-            on_five([_defined(contrast(own, other).relu())], self.parameters) for own, other in zip(*sides, strict=True)
-        ]
+        return [[_defined(contrast(own, other).relu())] for own, other in zip(*sides, strict=True)]
 
 
 def relevance(
