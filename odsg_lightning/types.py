@@ -84,6 +84,18 @@ class Detections(_ComparedByValue):
         """The five numbers of each detection, ``[K, 5]`` in the order of :data:`~odsg_lightning.names.PARAMETERS`."""
         return torch.cat([self.boxes, self.scores[:, None]], dim=1)
 
+    def number(self, index: int, parameter: int) -> Tensor:
+        """Return one of a detection's five numbers by itself.
+
+        Of :attr:`parameters`, which stacks boxes and scores, a backward pass would send zeros into the other one's part
+        of the detector, which cost as much.
+
+        Args:
+            index: of the detection.
+            parameter: position in :data:`~odsg_lightning.names.PARAMETERS`.
+        """
+        return self.boxes[index, parameter] if parameter < self.boxes.shape[1] else self.scores[index]
+
     def detach(self) -> "Detections":
         """Return the same detections without their graph."""
         return Detections(self.boxes.detach(), self.scores.detach(), self.labels.detach())

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from odsg_lightning.detectors.engine.backbone import AutogradBackbone
 from odsg_lightning.detectors.engine.windowed import WindowedBackbone
-from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS
+from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.gradients import linearize
 from odsg_lightning.saliency.noise import PIXEL_RANGE
-from odsg_lightning.types import Detections
 
 Read = Callable[[], float]
 N_MASKS = 5000
@@ -71,7 +70,7 @@ def _plain(case: Case, read: Read, outputs: int, *, backward: bool = False, stac
         found, gradients, head, backbone = case.find(detections.detach()), [], 0.0, 0.0
         for index in range(outputs):
             row, column = found[index // len(PARAMETERS)], index % len(PARAMETERS)
-            number = _number(detections, row, column) if numbers is None else numbers[row, column]
+            number = detections.number(row, column) if numbers is None else numbers[row, column]
             start = read()
             if backward:
                 image.grad = None
@@ -86,11 +85,6 @@ def _plain(case: Case, read: Read, outputs: int, *, backward: bool = False, stac
     return Cost(forward / case.count, head * share, backbone * share), gradients
 
 
-def _number(detections: Detections, row: int, column: int) -> Tensor:
-    """Return one of the five numbers of a detection, by itself: a backward pass then takes its own path alone."""
-    return detections.scores[row] if column == len(BOX_PARAMETERS) else detections.boxes[row, column]
-
-
 def captum_loop(case: Case, read: Read) -> Measured:
     """Captum's ``NoiseTunnel(Saliency)`` for one output after the other, each with a forward pass of its own."""
     from captum.attr import NoiseTunnel, Saliency
@@ -102,7 +96,7 @@ def captum_loop(case: Case, read: Read) -> Measured:
         (detections,) = case.detector.detect([pixels[0]])
         row = case.find(detections.detach())[index // len(PARAMETERS)]
         laps.append(read())
-        return _number(detections, row, index % len(PARAMETERS))[None]
+        return detections.number(row, index % len(PARAMETERS))[None]
 
     tunnel, outputs = NoiseTunnel(Saliency(number)), min(case.outputs, _SLOW_OUTPUTS)
     cost = [0.0, 0.0, 0.0]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from odsg_lightning.gate.resampling import resample_images
+from odsg_lightning.gate.resampling import image_totals, resample_images
 
 RESAMPLES = 4000
 LEVEL = 0.05
@@ -46,11 +46,8 @@ def means_by_image(values: Floats, images: NDArray[np.int64]) -> list[Mean]:
         values: ``[N, columns]``, NaN where undefined.
         images: ``[N]``.
     """
-    defined = np.isfinite(values)
     _, index = np.unique(images, return_inverse=True)
-    sums, counts = (np.zeros((index.max(initial=-1) + 1, values.shape[1])) for _ in range(2))
-    np.add.at(sums, index, np.where(defined, values, 0.0))
-    np.add.at(counts, index, defined)
+    sums, counts = image_totals(values, index)
     total = counts.sum(axis=0)
     found = [Mean(np.nan, np.nan, np.nan, np.nan, 0)] * values.shape[1]
     known = np.flatnonzero(total > 0)

@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 
 from odsg_lightning.comparison.measures import MEASURES, Measure
 from odsg_lightning.comparison.result import CheckpointResult
-from odsg_lightning.gate.resampling import MIN_IMAGES, Floats, resample_images
-
-Positions = NDArray[np.int64]
+from odsg_lightning.gate.resampling import Floats, mean_intervals
 
 RESAMPLES = 4000
 LEVEL = 0.95
@@ -88,18 +86,20 @@ def values_of(result: CheckpointResult, measure: Measure, names: Sequence[str]) 
 
 def _column(result: CheckpointResult, measure: Measure, names: Sequence[str], seed: int) -> list[Cell]:
     values = values_of(result, measure, names)
-    groups = np.unique([one.image_id for one in result.objects], return_inverse=True)[1].astype(np.int64)
+    images = np.unique([one.image_id for one in result.objects], return_inverse=True)[1].astype(np.intp)
     counts = np.isfinite(values).sum(axis=0)
     means = [float(np.nanmean(column)) if count else None for column, count in zip(values.T, counts, strict=True)]
-    intervals = _intervals(values, groups, seed, (1 - LEVEL) / 2)
-    best = _best(values, means, groups, measure, seed)
+    intervals = mean_intervals(values, images, RESAMPLES, seed, (1 - LEVEL) / 2)
+    best = _best(values, means, images, measure, seed)
     return [
         Cell(mean, interval, int(count), index in best)
         for index, (mean, interval, count) in enumerate(zip(means, intervals, counts, strict=True))
     ]
 
 
-def _best(values: Floats, means: Sequence[float | None], groups: Positions, measure: Measure, seed: int) -> set[int]:
+def _best(
+    values: Floats, means: Sequence[float | None], images: NDArray[np.intp], measure: Measure, seed: int
+) -> set[int]:
     """Return which columns are better than all others; several if they are the same."""
     known = [index for index, mean in enumerate(means) if mean is not None]
     if measure.better == "neither" or len(known) < 2:
@@ -112,19 +112,5 @@ def _best(values: Floats, means: Sequence[float | None], groups: Positions, meas
     if not others:
         return set()
     tail = (1 - LEVEL) / 2 / len(others)
-    intervals = _intervals(differences[:, others], groups, seed, tail)
+    intervals = mean_intervals(differences[:, others], images, RESAMPLES, seed, tail)
     return same if all(interval is not None and interval[0] > 0 for interval in intervals) else set()
-
-
-def _intervals(values: Floats, groups: Positions, seed: int, tail: float) -> list[tuple[float, float] | None]:
-    """Return the interval of each column's mean, whole groups of rows, ``[objects]``, resampled."""
-    if not len(values):
-        return [None] * values.shape[1]
-    images = int(max(groups)) + 1
-    defined = np.isfinite(values)
-    sums, counts = np.zeros((images, values.shape[1])), np.zeros((images, values.shape[1]))
-    np.add.at(sums, groups, np.where(defined, values, 0.0))
-    np.add.at(counts, groups, defined)
-    resamples = resample_images(sums, counts, RESAMPLES, seed, tail)
-    enough = (counts > 0).sum(axis=0) >= MIN_IMAGES
-    return [resamples.interval(column) if enough[column] else None for column in range(values.shape[1])]

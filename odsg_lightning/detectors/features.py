@@ -13,7 +13,6 @@ from odsg_lightning.detectors.detectron2_names import Boxes, RetinaNet, assign_b
 from odsg_lightning.detectors.engine.parameters import frozen
 from odsg_lightning.detectors.heads import head_features
 from odsg_lightning.errors import UserInputError
-from odsg_lightning.names import BOX_PARAMETERS
 from odsg_lightning.types import Candidates, Detections, Feature
 
 _INPUT = "input"
@@ -92,8 +91,7 @@ class CandidateFeatures:
 
     def _gradients(self, index: int, number: int, layers: list[Tensor]) -> tuple[Tensor, ...]:
         with torch.inference_mode(False), torch.enable_grad():  # picking the output is part of the graph
-            boxes, scores = self._numbers.boxes, self._numbers.scores
-            output = scores[index] if number == len(BOX_PARAMETERS) else boxes[index, number]
+            output = self._numbers.number(index, number)
         if not output.requires_grad:  # of a layer that no candidate is predicted from
             return tuple(torch.zeros_like(layer) for layer in layers)
         return torch.autograd.grad(output, layers, retain_graph=True, allow_unused=True, materialize_grads=True)

@@ -51,6 +51,45 @@ class Resamples:
         return means[: len(means) - int(np.isnan(means).sum())]
 
 
+def image_totals(values: Floats, images: NDArray[np.intp]) -> tuple[Floats, Floats]:
+    """Return the sums of the defined values in each image, and their number: what :func:`resample_images` takes.
+
+    Args:
+        values: ``[objects, columns]``, NaN where an object has none.
+        images: ``[objects]`` the image of each object, numbered from 0.
+
+    Example:
+        >>> sums, counts = image_totals(np.array([[1.0], [3.0], [np.nan], [5.0]]), np.array([0, 0, 0, 1]))
+        >>> sums.tolist(), counts.tolist()
+        ([[4.0], [5.0]], [[2.0], [1.0]])
+    """
+    defined = np.isfinite(values)
+    sums, counts = np.zeros((2, int(images.max(initial=-1)) + 1, values.shape[1]))
+    np.add.at(sums, images, np.where(defined, values, 0.0))
+    np.add.at(counts, images, defined)
+    return sums, counts
+
+
+def mean_intervals(
+    values: Floats, images: NDArray[np.intp], resamples: int, seed: int, tail: float
+) -> list[tuple[float, float] | None]:
+    """Return the interval of each column's mean; None with a value in fewer than :data:`MIN_IMAGES` images.
+
+    Args:
+        values: see :func:`image_totals`.
+        images: see there.
+        resamples: see :func:`resample_images`, also for the rest.
+        seed: as there.
+        tail: as there.
+    """
+    sums, counts = image_totals(values, images)
+    enough = (counts > 0).sum(axis=0) >= MIN_IMAGES
+    if not enough.any():
+        return [None] * values.shape[1]
+    resampled = resample_images(sums, counts, resamples, seed, tail)
+    return [resampled.interval(column) if enough[column] else None for column in range(values.shape[1])]
+
+
 def resample_images(sums: Floats, counts: Floats, resamples: int, seed: int, tail: float) -> Resamples:
     """Resample images with replacement, the same ones for every column.
 

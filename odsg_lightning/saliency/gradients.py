@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from odsg_lightning.errors import UserInputError
-from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS
+from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.options import Engine, Precision, check_engine
 from odsg_lightning.saliency.protocol import (
     BatchingDetector,
@@ -145,9 +145,7 @@ class AutogradLinearization:
 
     def _gradient(self, index: int, parameter: int) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():  # picking the output is part of the graph
-            # From the boxes or the scores alone: a zero sent into the other one's part of the detector costs as much.
-            boxes, scores = self._numbers.boxes, self._numbers.scores
-            output = scores[index] if parameter == len(BOX_PARAMETERS) else boxes[index, parameter]
+            output = self._numbers.number(index, parameter)
         if not output.requires_grad:
             return torch.zeros_like(self._image)
         (gradient,) = torch.autograd.grad(output, self._image, retain_graph=True, materialize_grads=True)

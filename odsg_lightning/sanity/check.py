@@ -14,7 +14,7 @@ from odsg_lightning.detectors.detectron2 import Detectron2Adapter
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.explainers.base import Explainer
-from odsg_lightning.gate.resampling import MIN_IMAGES, resample_images
+from odsg_lightning.gate.resampling import mean_intervals
 from odsg_lightning.metrics.similarity import SIMILARITIES, map_similarity
 from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.noise import image_generator
@@ -203,16 +203,13 @@ def _summary(by_image: Sequence[dict[str, Tensor]]) -> dict[str, dict[str, Simil
     if not by_image:
         return {}
     names = [(stage, f"{m}/{parameter}") for stage in by_image[0] for parameter in PARAMETERS for m in SIMILARITIES]
-    values = [torch.stack(list(one.values()), dim=1).flatten(1).numpy() for one in by_image]  # [objects, columns]
-    sums = np.stack([np.nansum(of_image, axis=0) for of_image in values])
-    counts = np.stack([np.isfinite(of_image).sum(axis=0) for of_image in values]).astype(np.float64)
-    resamples = resample_images(sums, counts, _RESAMPLES, 0, _TAIL)
+    tables = [torch.stack(list(one.values()), dim=1).flatten(1).numpy() for one in by_image]  # [objects, columns]
+    values = np.concatenate(tables).astype(np.float64)
+    intervals = mean_intervals(values, np.repeat(np.arange(len(tables)), list(map(len, tables))), _RESAMPLES, 0, _TAIL)
     summary: dict[str, dict[str, Similarity]] = {stage: {} for stage in by_image[0]}
-    for column, (stage, name) in enumerate(names):
-        number = int(counts[:, column].sum())
-        mean = float(sums[:, column].sum() / number) if number else None
-        enough = int((counts[:, column] > 0).sum()) >= MIN_IMAGES
-        summary[stage][name] = Similarity(mean, resamples.interval(column) if enough else None, number)
+    for (stage, name), column, interval in zip(names, values.T, intervals, strict=True):
+        defined = column[np.isfinite(column)]
+        summary[stage][name] = Similarity(float(defined.mean()) if len(defined) else None, interval, len(defined))
     return summary
 
 
