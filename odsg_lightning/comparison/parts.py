@@ -13,16 +13,15 @@ from typing import Any
 
 from odsg_lightning.comparison.result import ComparedObject, ImageResult, Pictures
 from odsg_lightning.errors import BrokenInputError
-from odsg_lightning.files import make_folder, read_json, write_text
-from odsg_lightning.records.record import differing_entries
+from odsg_lightning.files import read_json, write_text
+from odsg_lightning.records.kept_folder import KeptFolder
 
 log = logging.getLogger(__name__)
 
-_HEAD = "head.json"
 _BASE64 = re.compile("[A-Za-z0-9+/]*={0,2}")
 
 
-class Parts:
+class Parts(KeptFolder):
     """The finished images of one checkpoint.
 
     Args:
@@ -32,32 +31,11 @@ class Parts:
 
     def __init__(self, folder: Path, head: Mapping[str, Any]) -> None:
         """See the class for the arguments. Nothing is written or read here."""
-        self.folder = folder
-        self._head = json.loads(json.dumps(dict(head)))
-
-    def open(self, *, throw_away: str = "") -> None:
-        """Take up what an earlier call with the same head has finished; anything else there is thrown away.
-
-        Args:
-            throw_away: a reason to throw away what fits, too.
-
-        Raises:
-            BrokenInputError: the folder holds files of somebody else.
-            DiskError: the disk is full, or fails, or nothing may be written there.
-        """
-        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
-            raise BrokenInputError(f"Expected {self.folder} to be a folder of a comparison. Remove it.")
-        if self.folder.is_dir() and any(self.folder.iterdir()):
-            reason = throw_away or self._difference()
-            if reason:
-                log.warning("The finished images in %s are thrown away: %s.", self.folder, reason)
-                self._remove()
-        make_folder(self.folder)
-        write_text(self.folder / _HEAD, json.dumps(self._head, indent=1, sort_keys=True) + "\n")
+        super().__init__(folder, head, "unfinished comparison")
 
     def finished(self, image_id: int) -> ImageResult | None:
         """Return an image; None if it is not finished, or what is there is damaged."""
-        path = self._path(image_id)
+        path = self.image(image_id)
         if not path.exists():
             return None
         try:
@@ -69,29 +47,7 @@ class Parts:
 
     def add(self, image: ImageResult) -> None:
         """Keep a finished image."""
-        write_text(self._path(image.image_id), json.dumps(asdict(image), allow_nan=False) + "\n")
-
-    def _path(self, image_id: int) -> Path:
-        return self.folder / f"image_{image_id}.json"
-
-    def _difference(self) -> str:
-        """Say why what is there does not fit; empty if it does."""
-        try:
-            head = read_json(self.folder / _HEAD, "the head of a comparison")
-        except BrokenInputError as error:
-            return str(error).rstrip(".")
-        if not isinstance(head, dict):
-            return "its head is damaged"
-        different = differing_entries(head, self._head)
-        return f"it differs in {', '.join(map(repr, different))}" if different else ""
-
-    def _remove(self) -> None:
-        paths = list(self.folder.iterdir())
-        for path in paths:
-            if path.is_dir() or not path.name.startswith((_HEAD, "image_", ".image_", f".{_HEAD}")):
-                raise BrokenInputError(f"Expected {self.folder} to hold a comparison only, but found {path}.")
-        for path in paths:
-            path.unlink()
+        write_text(self.image(image.image_id), json.dumps(asdict(image), allow_nan=False) + "\n")
 
 
 def _image_result(content: Any) -> ImageResult:

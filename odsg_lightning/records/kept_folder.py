@@ -1,0 +1,86 @@
+"""A folder of finished images beside a head that says what they depend on, so that an interrupted run goes on.
+
+Nothing here loads torch.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from odsg_lightning.errors import BrokenInputError
+from odsg_lightning.files import make_folder, read_json, write_text
+from odsg_lightning.records.record import differing_entries
+
+log = logging.getLogger(__name__)
+
+_HEAD = "head.json"
+_MAX_HEAD_BYTES = 2**20
+
+
+class KeptFolder:
+    """The folder of one unfinished run; its images are files that begin with ``image_``.
+
+    Args:
+        folder: of these files alone.
+        head: everything that they depend on, as plain JSON values.
+        kind: of run, for messages, such as ``"unfinished audit"``.
+    """
+
+    def __init__(self, folder: Path, head: Mapping[str, Any], kind: str) -> None:
+        """See the class for the arguments. Nothing is written or read here."""
+        self.folder = folder
+        self._head = json.loads(json.dumps(dict(head)))
+        self._kind = kind
+
+    def open(self, *, throw_away: str = "") -> None:
+        """Take up what an earlier call with the same head has finished; anything else there is thrown away.
+
+        Args:
+            throw_away: a reason to throw away what fits, too.
+
+        Raises:
+            BrokenInputError: the folder holds files of somebody else.
+            UserInputError: a file has the folder's name.
+            DiskError: the disk is full, or fails, or nothing may be written there.
+        """
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise BrokenInputError(f"Expected {self.folder} to be a folder of an {self._kind}. Remove it.")
+        if self.folder.is_dir() and any(self.folder.iterdir()):
+            reason = throw_away or self._difference()
+            if reason:
+                log.warning("The %s in %s is thrown away: %s.", self._kind, self.folder, reason)
+                self.remove()
+        make_folder(self.folder)
+        write_text(self.folder / _HEAD, json.dumps(self._head, indent=1, sort_keys=True) + "\n")
+
+    def image(self, image_id: int) -> Path:
+        """Return the file of an image."""
+        return self.folder / f"image_{image_id}.json"
+
+    def remove(self) -> None:
+        """Remove the folder.
+
+        Raises:
+            BrokenInputError: it holds files of somebody else, which stay.
+        """
+        paths = list(self.folder.iterdir())
+        for path in paths:
+            ours = path.name == _HEAD or path.name.startswith(("image_", ".image_", f".{_HEAD}"))
+            if not ours or path.is_dir():
+                raise BrokenInputError(f"Expected {self.folder} to hold an {self._kind} only, but found {path}.")
+        for path in paths:
+            path.unlink()
+        self.folder.rmdir()
+
+    def _difference(self) -> str:
+        """Say why what is there does not fit; empty if it does."""
+        try:
+            head = read_json(self.folder / _HEAD, f"the head of an {self._kind}", _MAX_HEAD_BYTES)
+        except BrokenInputError as error:
+            return str(error).rstrip(".")
+        if not isinstance(head, dict):
+            return "its head is damaged"
+        different = differing_entries(head, self._head)
+        return f"it differs in {', '.join(map(repr, different))}" if different else ""
