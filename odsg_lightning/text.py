@@ -41,6 +41,19 @@ def for_page(text: str) -> str:
     return _TREACHEROUS.sub(REPLACEMENT, text)
 
 
+def mean_with_interval(mean: float | None, interval: tuple[float, float] | None, digits: int = 2) -> str:
+    """Return a mean, and its interval where there is one.
+
+    Example:
+        >>> mean_with_interval(0.5, (0.25, 0.75))
+        '0.50 [0.25, 0.75]'
+    """
+    if interval is None:
+        return number(mean, digits)
+    low, high = (number(bound, digits) for bound in interval)
+    return f"{number(mean, digits)} [{low}, {high}]"
+
+
 def number(value: float | None, digits: int = 3, *, signed: bool = False, missing: str = "-") -> str:
     """Return a value with so many digits, and ``missing`` for None and NaN.
 

@@ -19,11 +19,10 @@ from odsg_lightning.audit.pairing import PairingCounts, why_few_are_paired
 from odsg_lightning.audit.progress import audit_progress
 from odsg_lightning.audit.strips import audited_strip
 from odsg_lightning.checkpoints.device import Device, choose_device
-from odsg_lightning.checkpoints.opened import circumstances, classes_of, load_any, repeatable
+from odsg_lightning.checkpoints.opened import circumstances, classes_of, load_any, repeatable, running, why_afresh
 from odsg_lightning.data.audit_set_files import load_sample, unchanged_dataset
 from odsg_lightning.data.coco import CocoDataset
 from odsg_lightning.detectors.resolve import resolve_adapter
-from odsg_lightning.environment import in_ci
 from odsg_lightning.errors import BrokenInputError, UserInputError
 from odsg_lightning.files import make_folder
 from odsg_lightning.records.audit_set import AuditSet, read_audit_set
@@ -98,7 +97,7 @@ def audit_checkpoint(
         settings = circumstances(detector, loaded, place, config.engine, config.precision)
         make_folder(output.parent)
         partial = PartialAudit(output, head, settings, with_maps=with_maps)
-        partial.open(throw_away="in CI it may have come with a pull request" if in_ci() else "as asked for" * restart)
+        partial.open(throw_away=why_afresh(restart))
         rows: list[ObjectRow] = []
         counts: list[PairingCounts | None] = []
         audited = _audited_objects(chosen, coco, config)
@@ -108,14 +107,15 @@ def audit_checkpoint(
                 if done is None:
                     sample = load_sample(chosen, coco, image)
                     sample = replace(sample, labels=classes[sample.labels])
-                    try:
-                        done, maps, of_image = _audit_image(
-                            detector, sample, audited, config, place, with_maps, on_sample
-                        )
-                    except DetectorFailedError as error:
-                        if not rows:
-                            partial.remove()
-                        raise BrokenInputError(f"Expected the detector of {checkpoint} to run, but {error}") from error
+                    with running(checkpoint):
+                        try:
+                            done, maps, of_image = _audit_image(
+                                detector, sample, audited, config, place, with_maps, on_sample
+                            )
+                        except DetectorFailedError:
+                            if not rows:
+                                partial.remove()
+                            raise
                     partial.add(done, maps)
                     counts.append(of_image)
                 else:

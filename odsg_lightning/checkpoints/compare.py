@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from odsg_lightning.audit.isolation import isolated
-from odsg_lightning.audit.loop import DetectorFailedError
 from odsg_lightning.checkpoints.device import Device, choose_device
-from odsg_lightning.checkpoints.opened import circumstances, classes_of, load_any, repeatable
+from odsg_lightning.checkpoints.opened import circumstances, classes_of, load_any, repeatable, running, why_afresh
 from odsg_lightning.comparison.loop import CompareConfig, clock_of, compare_image
 from odsg_lightning.comparison.methods import Method
 from odsg_lightning.comparison.parts import Parts
@@ -18,8 +17,8 @@ from odsg_lightning.comparison.result import CheckpointResult, Comparison, Image
 from odsg_lightning.data.audit_set_files import load_sample, unchanged_dataset
 from odsg_lightning.data.coco import CocoDataset
 from odsg_lightning.detectors.resolve import resolve_adapter
-from odsg_lightning.environment import in_ci, versions
-from odsg_lightning.errors import BrokenInputError, UserInputError
+from odsg_lightning.environment import versions
+from odsg_lightning.errors import UserInputError
 from odsg_lightning.files import sha256_of
 from odsg_lightning.records.audit_set import AuditSet, read_audit_set
 from odsg_lightning.saliency.protocol import Detector
@@ -100,7 +99,7 @@ def compare_checkpoints(
                     **circumstances(work.detector, loaded, place),
                 },
             )
-            parts.open(throw_away="in CI it may have come with a pull request" if in_ci() else "as asked for" * restart)
+            parts.open(throw_away=why_afresh(restart))
             done = _images(work, parts, on_image)
         results.append(
             CheckpointResult(
@@ -136,7 +135,7 @@ def _images(work: _Work, parts: Parts, on_image: Callable[[str, int, int], None]
         done = parts.finished(image.id)
         if done is None:
             sample = load_sample(work.chosen, work.coco, image)
-            try:
+            with running(work.checkpoint):
                 done = compare_image(
                     work.detector,
                     replace(sample, labels=work.classes[sample.labels]),
@@ -146,8 +145,6 @@ def _images(work: _Work, parts: Parts, on_image: Callable[[str, int, int], None]
                     turn=turn,
                     with_pictures=turn < PICTURED,
                 )
-            except DetectorFailedError as error:
-                raise BrokenInputError(f"Expected the detector of {work.checkpoint} to run, but {error}") from error
             _refuse_useless(work.methods, done)
             parts.add(done)
         images.append(done)

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from odsg_lightning.audit.loop import DetectorFailedError
 from odsg_lightning.checkpoints.classes import classes_of_categories
 from odsg_lightning.checkpoints.detector import load_detector
 from odsg_lightning.checkpoints.own_module import load_own_module
 from odsg_lightning.data.coco import CocoDataset
 from odsg_lightning.detectors.build import class_count, portable_config
-from odsg_lightning.errors import UserInputError
+from odsg_lightning.environment import in_ci
+from odsg_lightning.errors import BrokenInputError, UserInputError
 from odsg_lightning.files import sha256_of_json
 from odsg_lightning.records.audit_set import AuditSet
 from odsg_lightning.saliency.gradients import engine_choice
@@ -97,6 +99,24 @@ def circumstances(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
     }
+
+
+def why_afresh(restart: bool) -> str:
+    """Return why an interrupted run is not taken up; empty if it is."""
+    return "in CI it may have come with a pull request" if in_ci() else "as asked for" * restart
+
+
+@contextmanager
+def running(checkpoint: Path) -> Iterator[None]:
+    """Name the checkpoint whose detector does not run.
+
+    Raises:
+        BrokenInputError: a :class:`odsg_lightning.audit.loop.DetectorFailedError` was raised inside.
+    """
+    try:
+        yield
+    except DetectorFailedError as error:
+        raise BrokenInputError(f"Expected the detector of {checkpoint} to run, but {error}") from error
 
 
 @contextmanager

@@ -8,11 +8,9 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from odsg_lightning.audit.loop import DetectorFailedError
 from odsg_lightning.checkpoints.device import Device, choose_device
-from odsg_lightning.checkpoints.opened import load_any
+from odsg_lightning.checkpoints.opened import load_any, running
 from odsg_lightning.data.audit_set_files import load_sample, unchanged_dataset
-from odsg_lightning.errors import BrokenInputError
 from odsg_lightning.explainers.base import Explainer
 from odsg_lightning.files import make_folder, replaced, sha256_of, write_text
 from odsg_lightning.records.audit_set import read_audit_set
@@ -64,12 +62,10 @@ def check_checkpoint(
     detector = load_any(checkpoint, None, config, num_classes, len(chosen.categories), trust).module.to(place)
     shown = tqdm(coco.images, desc="Sanity check", unit="image", disable=None)  # silent where there is no terminal
     settings: dict[str, Any] = {"score_threshold": score_threshold, "max_objects": max_objects, "seed": seed}
-    try:
+    with running(checkpoint):
         check = weight_randomisation(
             detector, (load_sample(chosen, coco, image) for image in shown), explainer, **settings
         )
-    except DetectorFailedError as error:
-        raise BrokenInputError(f"Expected the detector of {checkpoint} to run, but {error}") from error
     told = {"explainer": repr(explainer), "checkpoint": sha256_of(checkpoint), "audit_set": chosen.sha256, **settings}
     return check, told
 

@@ -21,14 +21,12 @@ class Measure:
         title: of the column.
         meaning: in a few words.
         better: which values are good.
-        range: smallest and largest value there can be; None for no largest one.
     """
 
     key: str
     title: str
     meaning: str
     better: Better = "higher"
-    range: tuple[float, float | None] = (0, 1)
 
     @property
     def of_box(self) -> bool:
@@ -48,21 +46,21 @@ GROUPS: dict[str, tuple[Measure, ...]] = {
         Measure("energy_box", "energy, box", "share of the map's sum in the object's box"),
         Measure("pointing_mask", "pointing, mask", "is the maximum on the object's mask?"),
         Measure("pointing_box", "pointing, box", "is the maximum in the object's box?"),
-        Measure("ties", "ties", "other pixels with the maximum's value", "neither", (0, None)),
+        Measure("ties", "ties", "other pixels with the maximum's value", "neither"),
     ),
     "How it spreads, and what hiding pixels says": (
         Measure("odi", "ODI", "share of the sum on the boxes of all objects that lies on the others'", "lower"),
-        Measure("compactness", "compactness", "distance of the sum from the maximum", "lower", (0, None)),
+        Measure("compactness", "compactness", "distance of the sum from the maximum", "lower"),
         Measure("accuracy", "VEA", "overlap of the map above nine thresholds with the mask"),
-        Measure("deletion", "deletion", "what is still detected while its highest pixels go", "lower", (0, None)),
-        Measure("insertion", "insertion", "what is detected while its highest pixels come", "higher", (0, None)),
+        Measure("deletion", "deletion", "what is still detected while its highest pixels go", "lower"),
+        Measure("insertion", "insertion", "what is detected while its highest pixels come", "higher"),
     ),
     "Maps of the box": (
         Measure("box/edge", "IOF edge", "share of the foreground on the parameter's own third"),
         Measure("box/middle", "IOF middle", "on the middle third", "neither"),
         Measure("box/object", "IOF object", "on the object"),
         Measure("box/near", "IOF near", "share of the core near the object"),
-        Measure("box/enrichment", "enrichment", "of the own third, in multiples of a uniform map", range=(0, None)),
+        Measure("box/enrichment", "enrichment", "of the own third, in multiples of a uniform map"),
         Measure("box/position", "position", "of the map's sum: 0 at its own edge, 1 across", "lower"),
     ),
 }

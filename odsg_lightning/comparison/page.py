@@ -112,8 +112,7 @@ def _figure(number: int, result: CheckpointResult, measure: Measure) -> Panel | 
     kept = {name: column for name, column in columns.items() if len(column)}
     if not kept:
         return None
-    largest = measure.range[1] or max(1.0, float(max(column.max() for column in kept.values())))
     name = f"rows-{number}-{measure.key.replace('/', '-').replace('_', '-')}"
     better = {"higher": "higher is better", "lower": "lower is better", "neither": ""}[measure.better]
-    svg = distribution_rows(name, measure.title, kept, largest)
+    svg = distribution_rows(name, measure.title, kept)
     return Panel(measure.title, svg, f"{measure.meaning}; {better}".rstrip("; "))

@@ -10,7 +10,7 @@ from odsg_lightning.comparison.measures import CONTROLS, GROUPS, HIDING, MEASURE
 from odsg_lightning.comparison.result import CheckpointResult, Comparison
 from odsg_lightning.comparison.summary import LEVEL, Cell, Row
 from odsg_lightning.names import BOX_PARAMETERS
-from odsg_lightning.text import markdown, number, plain
+from odsg_lightning.text import markdown, mean_with_interval, number, plain
 
 LEGEND = (
     f"Mean over objects, with its {100 * LEVEL:.0f} % interval over whole images. Bold is better than every other row, "
@@ -37,10 +37,7 @@ def shown_cell(cell: Cell, digits: int = 2) -> str:
         >>> shown_cell(Cell(0.5, (0.25, 0.75), 9))
         '0.50 [0.25, 0.75]'
     """
-    if cell.interval is None:
-        return number(cell.mean, digits)
-    low, high = (number(bound, digits) for bound in cell.interval)
-    return f"{number(cell.mean, digits)} [{low}, {high}]"
+    return mean_with_interval(cell.mean, cell.interval, digits)
 
 
 def digits_of(measure: Measure) -> int:

@@ -11,7 +11,7 @@ from rich.table import Table
 from odsg_lightning.metrics.similarity import SIMILARITIES
 from odsg_lightning.names import PARAMETERS
 from odsg_lightning.sanity.check import CHANGED, DISTANCE, SanityCheck, Similarity
-from odsg_lightning.text import markdown, number, plain
+from odsg_lightning.text import markdown, mean_with_interval, number, plain
 from odsg_lightning.viz.cascade import Band, cascade_figure
 
 SCHEMA = "odsg-sanity/1"
@@ -64,7 +64,8 @@ def sanity_markdown(check: SanityCheck, title: str) -> str:
         lines += [f"| randomised down to | {' | '.join(PARAMETERS)} | undefined |", f"|---|{'--:|' * 6}"]
         for stage, values in check.values.items():
             cells = [values[f"{measure}/{parameter}"] for parameter in PARAMETERS]
-            lines.append(f"| {markdown(stage)} | {' | '.join(map(_cell, cells))} | {_undefined(check, cells)} |")
+            means = " | ".join(mean_with_interval(cell.mean, cell.interval) for cell in cells)
+            lines.append(f"| {markdown(stage)} | {means} | {_undefined(check, cells)} |")
     return "\n".join([*lines, ""])
 
 
@@ -95,11 +96,6 @@ def sanity_figure(check: SanityCheck) -> NDArray[np.uint8]:
 
 def _undefined(check: SanityCheck, cells: list[Similarity]) -> str:
     return str(sum(check.n_objects - cell.n_objects for cell in cells))
-
-
-def _cell(one: Similarity) -> str:
-    interval = "" if one.interval is None else f" [{number(one.interval[0], 2)}, {number(one.interval[1], 2)}]"
-    return number(one.mean, 2) + interval
 
 
 def _band(one: Similarity) -> Band:
