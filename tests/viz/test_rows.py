@@ -6,10 +6,8 @@ from odsg_lightning.viz.rows import distribution_rows
 
 
 def ticks(svg):
-    return [
-        float(text.replace("\u2212", "-"))
-        for text in re.findall("<text[^>]*>\\s*([\u2212-]?\\d+(?:\\.\\d+)?)\\s*</text>", svg)
-    ]
+    numbers = re.findall("<text[^>]*>\\s*([\u2212-]?\\d+(?:\\.\\d+)?)\\s*</text>", svg)
+    return [float(number.replace("\u2212", "-")) for number in numbers]
 
 
 def test_the_axis_has_0_to_1_and_what_lies_beyond():
