@@ -1,4 +1,4 @@
-"""What every test shares: one thread count, and the real COCO images where they are."""
+"""What every test shares: one thread count, no CI, and the real COCO images where they are."""
 
 import os
 from dataclasses import dataclass
@@ -12,6 +12,12 @@ from torch import nn
 from odsg_lightning.types import AuditSample
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+for name in (
+    "CI",
+    "GITHUB_STEP_SUMMARY",
+    "ODSG_DEBUG",
+):  # the tests run as for a person everywhere; what is about one sets it
+    os.environ.pop(name, None)
 torch.set_num_threads(1)  # two would only fight with the data loader workers and other test processes
 
 COCO_TINY = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco_tiny"

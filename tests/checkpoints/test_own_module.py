@@ -65,7 +65,6 @@ not_a_class = 3
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("CI", raising=False)
     monkeypatch.setattr(sys, "path", [*sys.path])
     files = CocoFiles(tmp_path / "data").write()
     with pytest.warns(UserWarning, match="recommended"):

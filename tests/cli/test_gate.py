@@ -20,12 +20,6 @@ from odsg_lightning.names import IOF_NAMES, OCCLUSION_NAMES
 from odsg_lightning.records.record import read_record, write_record
 
 
-@pytest.fixture(autouse=True)
-def outside_of_ci(monkeypatch):
-    monkeypatch.delenv("CI", raising=False)
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-
-
 @pytest.fixture
 def folder(tmp_path):
     """An accepted baseline, and two candidates."""

@@ -12,12 +12,6 @@ from odsg_lightning.records.record import write_record
 CONTENT = b"weights"
 
 
-@pytest.fixture(autouse=True)
-def outside_of_ci(monkeypatch):
-    monkeypatch.delenv("CI", raising=False)
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A baseline, the record of model.ckpt, that of a training, which names no checkpoint, and a worse one."""

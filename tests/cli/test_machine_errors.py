@@ -47,11 +47,8 @@ def folder(tmp_path):
 
 
 def run(folder: Path, code: str, *arguments: str, **options) -> subprocess.CompletedProcess:
-    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "GITHUB_STEP_SUMMARY")}
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, check=False, timeout=600, **options
-    )
+    return subprocess.run(command, cwd=folder, stderr=subprocess.PIPE, text=True, check=False, timeout=600, **options)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")

@@ -63,8 +63,6 @@ def watched() -> Iterator[None]:
 def tried(request, tmp_path, monkeypatch) -> Callable:
     """Write a mutation to the file of this name, do what the format's reader does, and hear what is wrong with that."""
     monkeypatch.chdir(tmp_path)
-    for name in ("CI", "GITHUB_STEP_SUMMARY", "ODSG_DEBUG"):
-        monkeypatch.delenv(name, raising=False)
 
     def try_all(
         name: str, mutate: Callable[[Random], bytes], complaint: Callable[[Path], str | None], share: int = 1
