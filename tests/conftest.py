@@ -12,11 +12,7 @@ from torch import nn
 from odsg_lightning.types import AuditSample
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-for name in (
-    "CI",
-    "GITHUB_STEP_SUMMARY",
-    "ODSG_DEBUG",
-):  # the tests run as for a person everywhere; what is about one sets it
+for name in ("CI", "GITHUB_STEP_SUMMARY", "ODSG_DEBUG"):  # as for a person, in CI too; tests that are about one set it
     os.environ.pop(name, None)
 torch.set_num_threads(1)  # two would only fight with the data loader workers and other test processes
 
