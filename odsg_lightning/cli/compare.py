@@ -41,6 +41,11 @@ def add(subcommands: Any) -> None:
     how.add_argument("--score-threshold", type=float, default=0.5, help="objects detected with more (default: 0.5)")
     how.add_argument("--seed", type=int, default=0, help="of noise and masks (default: 0)")
     how.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    how.add_argument(
+        "--processes",
+        type=int,
+        help="which share the images out, on a CPU: the values are the same (default: one a core, at most 8)",
+    )
     how.add_argument("--restart", action="store_true", help="begin again, whatever an earlier call has finished")
     files = parser.add_argument_group("files")
     files.add_argument("--annotations", type=Path, help="the COCO file, if not where the audit set says")
@@ -92,6 +97,7 @@ def _run(options: argparse.Namespace) -> int:
         trust=options.trust,
         own_module=options.module,
         restart=options.restart,
+        processes=options.processes,
         on_image=_Progress(),
     )
     summaries = [summary(result) for result in comparison.checkpoints]

@@ -25,7 +25,7 @@ def place(trained_retinanet, shapes_folder, tmp_path_factory):
 
 
 def run(place, output, *options):
-    asked = ("--explainers", "gradient", "odam", "--steps", "2")
+    asked = ("--explainers", "gradient", "odam", "--steps", "2", "--processes", "1")
     return main(
         [
             "compare",
@@ -63,8 +63,8 @@ def test_it_writes_tables_page_and_every_object(finished):
     assert "data:image/webp" in (finished / "comparison.html").read_text()
 
 
-def test_the_same_call_tells_the_same_again(place, finished, tmp_path):
-    assert run(place, tmp_path / "again") == 0
+def test_the_same_call_tells_the_same_again_in_two_processes(place, finished, tmp_path):
+    assert run(place, tmp_path / "again", "--processes", "2") == 0
     assert told(tmp_path / "again") == told(finished)
 
 
@@ -102,6 +102,7 @@ def test_nothing_detected_is_said(place, tmp_path, capsys):
         (["--layer", "conv9"], 2, "'level', 'all' or one of"),
         (["--steps", "0"], 2, "`steps`"),
         (["--max-images", "0"], 2, "`max_images`"),
+        (["--processes", "0"], 2, "`processes`"),
         (["--annotations", "missing.json"], 3, "missing.json"),
     ],
 )
