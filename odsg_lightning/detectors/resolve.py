@@ -11,6 +11,7 @@ from odsg_lightning.saliency.protocol import Detector
 
 FAMILIES = {
     "detectron2": "RetinaNet or GeneralizedRCNN of Detectron2",
+    "torchvision": "RetinaNet, FCOS, SSD or Faster R-CNN of torchvision",
 }
 """Package, and what of it is understood.
 
