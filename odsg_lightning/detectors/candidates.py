@@ -21,6 +21,7 @@ from odsg_lightning.detectors.engine.parameters import frozen
 from odsg_lightning.detectors.features import CandidateFeatures, layer_names
 from odsg_lightning.detectors.heads import head_kind, num_classes, of_regions
 from odsg_lightning.detectors.proposals import proposals_of
+from odsg_lightning.detectors.ready import check_ready
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.saliency.options import Engine, Precision
 from odsg_lightning.types import Candidates, Detections, Proposals
@@ -64,7 +65,7 @@ class Detectron2Candidates(Detectron2Model):
 
     def features(self, image: Tensor, layer: str) -> CandidateFeatures:
         """Hooks keep the features of one forward pass."""
-        self._check_model()
+        check_ready(self.model)
         return CandidateFeatures(self.model, self.candidates, self._detect_one, image, layer)
 
     def rivals(self, image: Tensor) -> "Detectron2Candidates":

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from odsg_lightning.detectors.candidates import (
     Detectron2Candidates,
@@ -15,7 +15,7 @@ from odsg_lightning.detectors.proposals import proposals_of
 from odsg_lightning.saliency.protocol import CandidateOutputs
 from odsg_lightning.types import Candidates, Detections, Proposals
 
-__all__ = ["SUPPORTED", "Detectron2Adapter", "to_input_format"]
+__all__ = ["SUPPORTED", "Detectron2Adapter", "adapter_of", "is_detector", "to_input_format"]
 
 
 class Detectron2Adapter(Detectron2Model):
@@ -56,3 +56,13 @@ class Detectron2Adapter(Detectron2Model):
     def proposals(self, images: Sequence[Tensor]) -> list[Proposals]:
         """See :class:`odsg_lightning.saliency.protocol.ProposingDetector`; above the detector's own threshold."""
         return proposals_of(self, images)
+
+
+def is_detector(module: nn.Module) -> bool:
+    """Whether a module is a detector that the adapter takes; subclasses are."""
+    return isinstance(module, SUPPORTED)
+
+
+def adapter_of(model: nn.Module) -> Detectron2Adapter:
+    """Return the adapter of such a detector."""
+    return Detectron2Adapter(model)

@@ -15,6 +15,7 @@ from odsg_lightning.detectors.engine.choose import EngineParts, choose_engine
 from odsg_lightning.detectors.engine.cut import CutLinearization, Head, warn_of_fallback
 from odsg_lightning.detectors.engine.samples import batchable, in_batches, record_batch, samples_at_once
 from odsg_lightning.detectors.engine.window import UnsupportedModelError
+from odsg_lightning.detectors.ready import check_ready
 from odsg_lightning.saliency.gradients import AutogradLinearization
 from odsg_lightning.saliency.options import Engine, Precision
 from odsg_lightning.saliency.protocol import EngineChoice, Linearization
@@ -52,14 +53,14 @@ class Detectron2Model:
         Raises:
             RuntimeError: the model is in training mode, or has parameters of half precision.
         """
-        self._check_model()
+        check_ready(self.model)
         # One at a time: Detectron2 0.5 pads a batch, and takes the sigmoid of its logits, in place on shared views,
         # which autograd refuses.
         return [self._detect_one(image) for image in images]
 
     def detect_batch(self, images: Sequence[Tensor]) -> list[Detections]:
         """See :class:`odsg_lightning.saliency.protocol.BatchDetector`: in two thirds of the time of one by one."""
-        self._check_model()
+        check_ready(self.model)
         with torch.no_grad():
             return [_detections(instances) for instances in self._instances(images)]
 
@@ -78,7 +79,7 @@ class Detectron2Model:
             ValueError: an engine or a precision of another name.
             RuntimeError: the model is in training mode, or has parameters of half precision.
         """
-        self._check_model()
+        check_ready(self.model)
         _, head, backbone = self._engine(engine, precision)
         return self._linearize_with(head, backbone, image.detach())
 
@@ -106,7 +107,7 @@ class Detectron2Model:
         alone = [partial(self.linearize, image, engine=engine, precision=precision) for image in images]
         if len(images) == 1:
             return alone
-        self._check_model()
+        check_ready(self.model)
         _, head, backbone = self._engine(engine, precision)
         windowed = batchable(self.model, backbone)
         if head is None or windowed is None:
@@ -162,17 +163,6 @@ class Detectron2Model:
                 "rotated boxes have no x_min, y_min, x_max, y_max to explain."
             )
         return found
-
-    def _check_model(self) -> None:
-        if self.model.training:
-            raise RuntimeError("Expected the detector in eval mode, but it is in training mode: call .eval() first.")
-        half = next((p.dtype for p in self.model.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
-        if half is not None:
-            raise RuntimeError(
-                f"Expected parameters of single or double precision, but got {half}: gradients of single pixels vanish "
-                "in half precision. Audit a copy of the model in float32 (precision='16-mixed' and 'bf16-mixed' keep "
-                "the parameters in float32 and work as they are)."
-            )
 
 
 def _detections(instances: Any) -> Detections:

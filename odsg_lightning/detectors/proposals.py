@@ -10,6 +10,7 @@ from odsg_lightning.detectors.detectron2_model import Detectron2Model, to_input_
 from odsg_lightning.detectors.detectron2_names import RetinaNet
 from odsg_lightning.detectors.engine.dense_head import by_anchor
 from odsg_lightning.detectors.heads import head_kind, num_classes, of_regions
+from odsg_lightning.detectors.ready import check_ready
 from odsg_lightning.types import Proposals
 
 
@@ -30,7 +31,7 @@ def proposals_of(adapter: Detectron2Model, images: Sequence[Tensor]) -> list[Pro
     Raises:
         UserInputError: a detector with another kind of head than RetinaNet's or Faster R-CNN's.
     """
-    adapter._check_model()
+    check_ready(adapter.model)
     model: Any = adapter.model
     of_kind = _of_anchors if head_kind(model) is RetinaNet else _of_regions
     with torch.no_grad(), torch.autocast(images[0].device.type, enabled=False):

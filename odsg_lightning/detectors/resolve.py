@@ -1,11 +1,23 @@
 """From whatever the user trains to a detector that can be audited."""
 
 import sys
+from importlib import import_module
+from typing import Any
 
 from torch import nn
 
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.saliency.protocol import Detector
+
+FAMILIES = {
+    "detectron2": "RetinaNet or GeneralizedRCNN of Detectron2",
+    "torchvision": "RetinaNet, FCOS, SSD or Faster R-CNN of torchvision",
+}
+"""Package, and what of it is understood.
+
+The module of this folder with the package's name has ``is_detector(module) -> bool`` and ``adapter_of(model) ->
+Detector``. It imports the package, so it is imported only where somebody else has imported the package already.
+"""
 
 
 def resolve_adapter(module: object) -> Detector:
@@ -15,7 +27,7 @@ def resolve_adapter(module: object) -> Detector:
 
     1. an object with a method ``detect(images) -> list[Detections]``
        (:class:`odsg_lightning.saliency.protocol.Detector`), a LightningModule included: it is used as it is;
-    2. a Detectron2 RetinaNet or GeneralizedRCNN;
+    2. a detector of one of the :data:`FAMILIES`;
     3. a module (a LightningModule, say) with exactly one of these inside.
 
     Args:
@@ -34,26 +46,31 @@ def resolve_adapter(module: object) -> Detector:
     """
     if isinstance(module, Detector):
         return module
-    models = _outermost_detectron2_models(module) if isinstance(module, nn.Module) else []
-    if len(models) == 1:
-        from odsg_lightning.detectors.detectron2 import Detectron2Adapter
-
-        return Detectron2Adapter(models[0])
-    inside = "none" if not models else f"{len(models)} ({', '.join(type(model).__name__ for model in models)})"
+    loaded = {package: _family(package) for package in FAMILIES if package in sys.modules}
+    inside = _outermost(module, loaded) if isinstance(module, nn.Module) else {}
+    if len(inside) == 1:
+        ((model, package),) = inside.items()
+        adapter: Detector = loaded[package].adapter_of(model)
+        return adapter
+    names = ", ".join(f"{type(model).__name__} of {package}" for model, package in inside.items())
     raise UserInputError(
-        f"Expected {type(module).__name__} to hold exactly one Detectron2 RetinaNet or GeneralizedRCNN, but found "
-        f"{inside}. Give it a method `detect(images) -> list[odsg_lightning.types.Detections]`, or pass "
-        "`adapter=lambda module: ...` that returns an object with this method."
+        f"Expected {type(module).__name__} to hold exactly one detector ({'; '.join(FAMILIES.values())}), but found "
+        f"{f'{len(inside)} ({names})' if inside else 'none'}. Give it a method "
+        "`detect(images) -> list[odsg_lightning.types.Detections]`, or pass `adapter=lambda module: ...` that returns "
+        "an object with this method."
     )
 
 
-def _outermost_detectron2_models(module: nn.Module) -> list[nn.Module]:
-    """Return the Detectron2 detectors inside a module, without loading Detectron2 if nobody else has."""
-    if "detectron2" not in sys.modules:
-        return []
-    from odsg_lightning.detectors.detectron2 import SUPPORTED
+def _family(package: str) -> Any:
+    return import_module(f"odsg_lightning.detectors.{package}")
 
-    if isinstance(module, SUPPORTED):
-        return [module]
-    models = [model for child in module.children() for model in _outermost_detectron2_models(child)]
-    return list(dict.fromkeys(models))  # a module registered twice is one
+
+def _outermost(module: nn.Module, families: dict[str, Any]) -> dict[nn.Module, str]:
+    """Return the detectors inside a module with their packages; one that is registered twice is one."""
+    for package, family in families.items():
+        if family.is_detector(module):
+            return {module: package}
+    inside: dict[nn.Module, str] = {}
+    for child in module.children():
+        inside |= _outermost(child, families)
+    return inside

@@ -336,7 +336,7 @@ class TestSetup:
                 self.trained = True
 
         module = NoDetector()
-        with pytest.raises(ValueError, match="Expected NoDetector to hold exactly one Detectron2"):
+        with pytest.raises(ValueError, match="Expected NoDetector to hold exactly one detector"):
             trainer_with([known_audit()]).fit(module)
         assert not module.trained
 

@@ -44,7 +44,7 @@ def test_one_model_under_two_names_is_one(detector):
 
 def test_two_models_are_refused(detector):
     other = build_detector(load_config("faster_rcnn_tiny"))
-    with pytest.raises(UserInputError, match=r"exactly one .* but found 2 \(RetinaNet, GeneralizedRCNN\)"):
+    with pytest.raises(UserInputError, match=r"found 2 \(RetinaNet of detectron2, GeneralizedRCNN of detectron2\)"):
         resolve_adapter(Plain(detector, other))
 
 

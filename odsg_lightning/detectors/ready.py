@@ -1,0 +1,24 @@
+"""Whether a model is in the state in which it can be explained."""
+
+import torch
+from torch import nn
+
+
+def check_ready(model: nn.Module) -> None:
+    """Refuse a model in training mode or of half precision.
+
+    Raises:
+        RuntimeError: says which, and what to do.
+
+    Example:
+        >>> check_ready(nn.Linear(1, 1).eval())
+    """
+    if model.training:
+        raise RuntimeError("Expected the detector in eval mode, but it is in training mode: call .eval() first.")
+    half = next((p.dtype for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
+    if half is not None:
+        raise RuntimeError(
+            f"Expected parameters of single or double precision, but got {half}: gradients of single pixels vanish "
+            "in half precision. Audit a copy of the model in float32 (precision='16-mixed' and 'bf16-mixed' keep "
+            "the parameters in float32 and work as they are)."
+        )
