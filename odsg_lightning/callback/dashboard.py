@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from odsg_lightning.callback.distributed import AuditResult
+from odsg_lightning.callback.packages import lightning_classes
 from odsg_lightning.files import make_folder
 from odsg_lightning.metrics.drift import MEASURES
 from odsg_lightning.names import BOX_PARAMETERS, OCCLUSION_NAMES, PARAMETERS, REGIONS
@@ -45,7 +45,7 @@ class Dashboard:
         for tag, picture in result.pictures.items():
             log_image(trainer, tag, picture)
         for logger in trainer.loggers:
-            if not (isinstance(logger, TensorBoardLogger) and trainer.is_global_zero):
+            if not (isinstance(logger, lightning_classes("loggers.TensorBoardLogger")) and trainer.is_global_zero):
                 continue
             writer = logger.experiment
             if logger.log_dir not in self._laid_out:
@@ -182,7 +182,7 @@ def log_image(trainer: Trainer, tag: str, image: np.ndarray) -> None:
     """
     step = logged_step(trainer)
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
+        if isinstance(logger, lightning_classes("loggers.TensorBoardLogger")):
             logger.experiment.add_image(tag, image, step, dataformats="HWC")
         elif callable(own := getattr(logger, "log_image", None)):
             own(key=tag, images=[image], step=step)
