@@ -55,8 +55,8 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
       (:mod:`~odsg_lightning.metrics.drift`); ``drift/{pearson,ssim,mask_iou}``: means of the box maps;
       ``drift/n_objects``: objects with maps in both; ``drift_ref/...``: against the reference; ``drift_noise/...``:
       against the same weights under another seed: drift above it is real;
-    - one picture per object, ``saliency/image_<id>/annotation_<id>``, of the same objects at every step; in TensorBoard
-      also *Custom Scalars*, histograms and the table ``audit/summary``.
+    - one picture per object, ``saliency/image_<id>/annotation_<id>``, of the same objects at every step, and the worst
+      objects as a table: :mod:`odsg_lightning.callback.loggers` says what each logger takes.
 
     A scalar without a value (nothing detected, nothing to compare with yet, a failed audit) is logged as NaN, which
     ``ModelCheckpoint`` never takes for the best; give ``EarlyStopping`` ``check_finite=False``. A validation without an
