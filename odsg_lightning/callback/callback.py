@@ -22,6 +22,7 @@ from odsg_lightning.callback.distributed import AuditResult, DistributedAudit, a
 from odsg_lightning.callback.drift_log import DriftLog, settings_in_state_key
 from odsg_lightning.callback.failure import OnError, report_failure, try_or_report
 from odsg_lightning.callback.monitors import forget, let_monitors_wait
+from odsg_lightning.callback.packages import OfEveryPackage
 from odsg_lightning.callback.record_writer import RecordWriter
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.metrics.iof import IntersectionOverForeground
@@ -30,7 +31,7 @@ from odsg_lightning.saliency.protocol import Detector
 from odsg_lightning.types import AuditSample
 
 
-class ODSmoothGradCallback(Callback):
+class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
     """Audits a detector with ODSmoothGrad at its validations, without touching the training.
 
     At each audited validation, the objects of a fixed audit set are looked up among the detections (same class, IoU of
@@ -54,8 +55,8 @@ class ODSmoothGradCallback(Callback):
       (:mod:`~odsg_lightning.metrics.drift`); ``drift/{pearson,ssim,mask_iou}``: means of the box maps;
       ``drift/n_objects``: objects with maps in both; ``drift_ref/...``: against the reference; ``drift_noise/...``:
       against the same weights under another seed: drift above it is real;
-    - one picture per object, ``saliency/image_<id>/annotation_<id>``, of the same objects at every step; in TensorBoard
-      also *Custom Scalars*, histograms and the table ``audit/summary``.
+    - one picture per object, ``saliency/image_<id>/annotation_<id>``, of the same objects at every step, and the worst
+      objects as a table: :mod:`odsg_lightning.callback.loggers` says what each logger takes.
 
     A scalar without a value (nothing detected, nothing to compare with yet, a failed audit) is logged as NaN, which
     ``ModelCheckpoint`` never takes for the best; give ``EarlyStopping`` ``check_finite=False``. A validation without an
@@ -96,8 +97,7 @@ class ODSmoothGradCallback(Callback):
         drift: compare each audit's maps, reduced to 192 px, with those of the audit before and of the reference.
         reference: an audit record with maps, of the same set and settings; None for the first audit that finds enough.
         reseeded_images: audit so many images with a detected object again under another seed; 0: no ``drift_noise``.
-        save_records: write each audit as a record with maps and strips, about 200 KB for each detected object:
-            :class:`odsg_lightning.callback.record_writer.RecordWriter` says where.
+        save_records: write each audit as a record: :class:`odsg_lightning.callback.record_writer.RecordWriter`.
         on_error: ``"warn"``: a failing audit warns, is counted, and training goes on; ``"raise"``: it stops the run.
 
     Raises:

@@ -6,12 +6,10 @@ from typing import get_args
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch import callbacks as lightning_callbacks
-from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from odsg_lightning.callback.failure import OnError
+from odsg_lightning.callback.packages import lightning_classes
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.names import FAMILIES
 from odsg_lightning.records.audit_set import samples_sha256
@@ -57,8 +55,9 @@ def check_trainer(trainer: Trainer, audit: Callback, *, fitting: bool) -> None:
         MisconfigurationException: the model is sharded, there are two audits, or weights are averaged before the audit.
     """
     # DeepSpeed is a DDPStrategy by inheritance only: its stages shard the optimizer, the gradients or the model.
-    whole = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
-    if not whole or isinstance(trainer.strategy, DeepSpeedStrategy):
+    whole = (*lightning_classes("strategies.SingleDeviceStrategy"), *lightning_classes("strategies.DDPStrategy"))
+    sharding = lightning_classes("strategies.DeepSpeedStrategy")
+    if not isinstance(trainer.strategy, whole) or isinstance(trainer.strategy, sharding):
         raise MisconfigurationException(
             "Expected a strategy that keeps the model whole on every device (a single device, or DDP), but got "
             f"{type(trainer.strategy).__name__}. Audit the checkpoint afterwards with trainer.validate() instead."
@@ -77,8 +76,9 @@ def check_trainer(trainer: Trainer, audit: Callback, *, fitting: bool) -> None:
                 f"{type(audit).__name__} audits at validations, but this run has none: it needs a validation_step, a "
                 "validation loader and limit_val_batches above 0."
             )
+    early_stopping = lightning_classes("callbacks.EarlyStopping")
     for callback in callbacks:
-        if isinstance(callback, EarlyStopping) and _is_ours(callback.monitor) and callback.check_finite:
+        if isinstance(callback, early_stopping) and _is_ours(callback.monitor) and callback.check_finite:
             rank_zero_warn(
                 f"EarlyStopping(monitor={callback.monitor!r}) will end the run at the first validation at which the "
                 "value is NaN: the audit fails, the detector finds no object of the audit set, or, for drift, there is "
@@ -88,7 +88,7 @@ def check_trainer(trainer: Trainer, audit: Callback, *, fitting: bool) -> None:
 
 def _check_weight_averaging(callbacks: list[Callback], audit: Callback) -> None:
     """Refuse averaged weights that are taken back, at the end of the validation, before the audit sees them."""
-    averaging = getattr(lightning_callbacks, "WeightAveraging", ())  # EMA too
+    averaging = lightning_classes("callbacks.WeightAveraging")  # EMA too
     for callback in callbacks[: callbacks.index(audit)]:
         if isinstance(callback, averaging):
             raise MisconfigurationException(

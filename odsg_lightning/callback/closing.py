@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
 from odsg_lightning.callback.callback import ODSmoothGradCallback
+from odsg_lightning.callback.packages import lightning_classes
 from odsg_lightning.records.tables import count_rows, iof_table
 from odsg_lightning.text import number
 
@@ -69,7 +68,7 @@ class Closing(Callback):
 
 def _paths(trainer: Trainer, callbacks: list[Callback]) -> Iterator[str]:
     for callback in callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.best_model_path:
+        if isinstance(callback, lightning_classes("callbacks.ModelCheckpoint")) and callback.best_model_path:
             score = callback.best_model_score
             measured = "" if callback.monitor is None or score is None else f" ({callback.monitor} {float(score):.3f})"
             yield f"Checkpoint{measured}: {callback.best_model_path}"
@@ -81,7 +80,7 @@ def _next(trainer: Trainer) -> Iterator[str]:
     commands = [
         f"tensorboard --logdir {shlex.quote(logger.root_dir)} --samples_per_plugin images=200"
         for logger in trainer.loggers
-        if isinstance(logger, TensorBoardLogger)
+        if isinstance(logger, lightning_classes("loggers.TensorBoardLogger"))
     ]
     records = Path(trainer.log_dir or trainer.default_root_dir) / "audits"
     if records.is_dir():

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from odsg_lightning.audit.measure import object_maps, object_row
 from odsg_lightning.audit.pairing import PairingCounts, why_few_are_paired
 from odsg_lightning.audit.strips import audited_strip, drawn_objects, strip_tag
 from odsg_lightning.callback.failure import run_on_all_ranks
+from odsg_lightning.callback.packages import class_for
 from odsg_lightning.callback.progress import audit_progress
 from odsg_lightning.metrics.iof import IntersectionOverForeground
 from odsg_lightning.names import IOF_NAMES
@@ -123,7 +123,7 @@ class DistributedAudit:
                     advance()
                     # Lightning looks between batches only; among several processes none may leave alone.
                     if trainer.received_sigterm and trainer.world_size == 1:
-                        raise SIGTERMException
+                        raise class_for(trainer, "utilities.exceptions.SIGTERMException")
 
                 for item in audit(opened, share, config, device=device, on_sample=on_sample, objects=objects):
                     strip = None

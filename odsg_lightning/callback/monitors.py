@@ -5,11 +5,13 @@ from collections.abc import Collection, Iterable
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from odsg_lightning.callback.packages import OfEveryPackage, lightning_classes
 
-class AuditCheckpoint(ModelCheckpoint):
+
+class AuditCheckpoint(ModelCheckpoint, OfEveryPackage, base="callbacks.Checkpoint"):
     """A ModelCheckpoint that waits for the next audit wherever its value was not measured.
 
     Lightning's own ends the run at a validation at which its monitor is missing, as the audit's values are between two
@@ -53,13 +55,15 @@ def let_monitors_wait(trainer: Trainer, names: Collection[str], every_n_validati
     Raises:
         MisconfigurationException: a ModelCheckpoint watches a value of the audit, or names its files by one.
     """
+    early_stopping = lightning_classes("callbacks.EarlyStopping")
+    model_checkpoint = lightning_classes("callbacks.ModelCheckpoint")
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # set by another object
     for callback in callbacks:
-        if isinstance(callback, ModelCheckpoint) and not (
+        if isinstance(callback, model_checkpoint) and not (
             isinstance(callback, AuditCheckpoint) and callback.monitor in names
         ):
             _refuse_checkpoint(callback, names, every_n_validations)
-        if isinstance(callback, EarlyStopping) and callback.monitor in names and callback.strict:
+        if isinstance(callback, early_stopping) and callback.monitor in names and callback.strict:
             callback.strict = False
             rank_zero_warn(
                 f"EarlyStopping(monitor={callback.monitor!r}) finds no value at the validations between two audits "

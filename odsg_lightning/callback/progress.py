@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+
+from odsg_lightning.callback.packages import lightning_classes
 
 DESCRIPTION = "ODSmoothGrad audit"
 
@@ -18,8 +20,8 @@ def audit_progress(trainer: Trainer, total: int) -> Iterator[Callable[[], None]]
         trainer: its progress bar callback decides how the bar looks, and whether there is one.
         total: number of steps.
     """
-    bar = trainer.progress_bar_callback
-    if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
+    bar: Any = trainer.progress_bar_callback
+    if isinstance(bar, lightning_classes("callbacks.RichProgressBar")) and bar.is_enabled and bar.progress is not None:
         progress = bar.progress
         # Lightning finds its tasks by position, so none may be removed: the audit's own is hidden and used again.
         known = [task.id for task in progress.tasks if task.description == DESCRIPTION]
@@ -35,7 +37,7 @@ def audit_progress(trainer: Trainer, total: int) -> Iterator[Callable[[], None]]
         finally:
             progress.update(task, visible=False)
             bar.refresh()
-    elif isinstance(bar, TQDMProgressBar) and bar.is_enabled:
+    elif isinstance(bar, lightning_classes("callbacks.TQDMProgressBar")) and bar.is_enabled:
         below_others = 2 * bar.process_position + 2
         with Tqdm(total=total, desc=DESCRIPTION, position=below_others, leave=False, dynamic_ncols=True) as tqdm:
             yield lambda: tqdm.update() and None

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from odsg_lightning.callback.callback import ODSmoothGradCallback
 from odsg_lightning.callback.closing import Closing
-from odsg_lightning.callback.dashboard import export_pictures
+from odsg_lightning.callback.loggers import export_pictures
 from odsg_lightning.demo.recipe import RECIPES, DetectorName, demo_parts, no_foreign_warnings
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.saliency.options import Engine
