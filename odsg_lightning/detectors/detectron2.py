@@ -63,6 +63,6 @@ def is_detector(module: nn.Module) -> bool:
     return isinstance(module, SUPPORTED)
 
 
-def adapter_of(model: nn.Module) -> Detectron2Adapter:
-    """Return the adapter of such a detector."""
+def adapter_of(model: nn.Module, module: nn.Module) -> Detectron2Adapter:
+    """Return the adapter of such a detector, wherever it was found."""
     return Detectron2Adapter(model)

@@ -12,11 +12,14 @@ from odsg_lightning.saliency.protocol import Detector
 FAMILIES = {
     "detectron2": "RetinaNet or GeneralizedRCNN of Detectron2",
     "torchvision": "RetinaNet, FCOS, SSD or Faster R-CNN of torchvision",
+    "transformers": "DETR, Conditional or Deformable DETR, RT-DETR, RT-DETRv2 or D-FINE of transformers",
+    "rfdetr": "RF-DETR",
 }
 """Package, and what of it is understood.
 
-The module of this folder with the package's name has ``is_detector(module) -> bool`` and ``adapter_of(model) ->
-Detector``. It imports the package, so it is imported only where somebody else has imported the package already.
+The module of this folder with the package's name has ``is_detector(module) -> bool`` and ``adapter_of(model,
+module) -> Detector``, the module being what the model was found in. It imports the package, so it is imported only
+where somebody else has imported the package already.
 """
 
 
@@ -50,7 +53,7 @@ def resolve_adapter(module: object) -> Detector:
     inside = _outermost(module, loaded) if isinstance(module, nn.Module) else {}
     if len(inside) == 1:
         ((model, package),) = inside.items()
-        adapter: Detector = loaded[package].adapter_of(model)
+        adapter: Detector = loaded[package].adapter_of(model, module)
         return adapter
     names = ", ".join(f"{type(model).__name__} of {package}" for model, package in inside.items())
     raise UserInputError(

@@ -8,6 +8,7 @@ from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.ssd import SSD
 
+from odsg_lightning.detectors.chosen_labels import with_labels
 from odsg_lightning.detectors.ready import check_ready
 from odsg_lightning.types import Detections
 
@@ -56,7 +57,7 @@ class TorchvisionAdapter:
             names = ", ".join(cls.__name__ for cls in SUPPORTED)
             raise ValueError(f"Expected one of torchvision's detectors ({names}), but got {type(model).__name__}.")
         self.model = model
-        self._labels = None if labels is None else torch.tensor(labels, dtype=torch.int64)
+        self._labels = labels
         self._preprocess = preprocess or _divide_by_255
 
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
@@ -84,8 +85,7 @@ class TorchvisionAdapter:
         boxes, scores, labels = output["boxes"], output["scores"], output["labels"]
         if self._labels is None:
             return Detections(boxes, scores, labels - int(isinstance(self.model, _WITH_BACKGROUND)))
-        same = labels[:, None] == self._labels.to(labels.device)
-        return Detections(boxes, scores, same.int().argmax(dim=1))[same.any(dim=1)]
+        return with_labels(Detections(boxes, scores, labels), self._labels)
 
 
 def is_detector(module: nn.Module) -> bool:
@@ -93,7 +93,7 @@ def is_detector(module: nn.Module) -> bool:
     return isinstance(module, SUPPORTED)
 
 
-def adapter_of(model: nn.Module) -> TorchvisionAdapter:
+def adapter_of(model: nn.Module, module: nn.Module) -> TorchvisionAdapter:
     """Return the adapter of such a detector, trained on images from 0 to 1 and on labels of the default base."""
     return TorchvisionAdapter(model)
 
