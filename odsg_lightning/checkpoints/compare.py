@@ -170,7 +170,7 @@ class _Here:
         loaded = loaded or work.load()
         self._work, self._module = work, loaded.module.to(work.device)
         if work.device.type == "cpu":
-            self._module.to(memory_format=torch.channels_last)  # a fifth faster: most of the time goes into detecting
+            self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # a fifth faster: most of the time goes into detecting
         self.detector = resolve_adapter(self._module)
         self._classes = torch.tensor(classes_of(loaded, work.chosen, work.coco, work.checkpoint))
 

@@ -1,5 +1,6 @@
 """Tasks shared out to processes of this machine, one thread each: small networks do not fill several with one image."""
 
+import logging
 import multiprocessing
 import os
 import threading
@@ -48,7 +49,8 @@ def in_processes(
         return
     spawn = multiprocessing.get_context("spawn")  # a fork of a process that has run PyTorch's threads may hang
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(min(processes, len(tasks)), spawn, _begin, (start,))
+    shown = list(warnings.filters)
+    pool = ProcessPoolExecutor(min(processes, len(tasks)), spawn, initializer=_begin, initargs=(start, shown))
     try:
         yield from pool.map(_do, tasks)
     except BrokenProcessPool as error:
@@ -81,8 +83,9 @@ def one_thread() -> Iterator[None]:
 _worker: dict[str, Any] = {}
 
 
-def _begin(start: Callable[[], Callable[[Any], Any]]) -> None:
+def _begin(start: Callable[[], Callable[[Any], Any]], shown: list[Any]) -> None:
     torch.set_num_threads(1)
+    warnings.filters[:] = shown  # type: ignore[index] # a list in every Python
     _worker["start"] = start
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -97,7 +100,9 @@ def _end_with_parent() -> None:
 
 def _do(task: Any) -> Any:
     if "do" not in _worker:
+        logging.disable(logging.WARNING)  # the first process has said it
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the first process has said it
+            warnings.simplefilter("ignore")
             _worker["do"] = _worker["start"]()
+        logging.disable(logging.NOTSET)
     return _worker["do"](task)

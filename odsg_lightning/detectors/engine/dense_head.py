@@ -259,7 +259,7 @@ def _sum(radii: Iterable[int | None]) -> int | None:
 
 def _kept(output: Tensor) -> Tensor:
     """Return a map without its graph; as a copy where Detectron2's reordering is a view, which it then writes on."""
-    reordered = output.ndim == 4 and output.shape[1] > 1 and output[0, 0].numel() > 1
+    reordered = output.ndim == 4 and output.is_contiguous() and output.shape[1] > 1 and output[0, 0].numel() > 1
     return output.detach() if reordered else output.detach().clone()
 
 

@@ -61,6 +61,13 @@ class TestWindowed:
                 difference = (other.maps - plain.maps).abs().amax((1, 2)) / plain.maps.amax((1, 2))
                 assert difference.max() < 1e-6
 
+    @pytest.mark.filterwarnings("error:Plain autograd runs")
+    @pytest.mark.parametrize("engine", ["cut", "windowed"])
+    def test_with_channels_last_as_plain_autograd(self, trained, engine):
+        adapter = Detectron2Adapter(finding_much(trained.model).to(memory_format=torch.channels_last))
+        image = image_with(adapter, [sample.image.double() for sample in trained.samples], 1)
+        assert_as_plain_autograd(adapter, image, [0], engine=engine)
+
     def test_bfloat16_is_close_and_only_close(self, trained):
         adapter, maps = Detectron2Adapter(trained.model), []
         image = image_with(adapter, [sample.image for sample in trained.samples[1:]], 1)
