@@ -15,8 +15,13 @@ from odsg_lightning.types import AuditSample
 from odsg_lightning.viz.strip import HiddenPixels, object_strip
 
 
-def audited_strip(item: AuditedObject, config: AuditConfig) -> np.ndarray:
+def audited_strip(item: AuditedObject, config: AuditConfig, *, stacked: bool = False) -> np.ndarray:
     """Draw the photograph with both boxes, the five maps with their foreground and IOF, and what hiding pixels does.
+
+    Args:
+        item: the object.
+        config: of the audit.
+        stacked: two panels a row instead of all in one.
 
     Returns:
         ``[H, W, 3]`` uint8 RGB.
@@ -27,7 +32,14 @@ def audited_strip(item: AuditedObject, config: AuditConfig) -> np.ndarray:
     if explained is None:
         title = f"{place}: missed (no detection above {config.score_threshold:g})"
         return object_strip(
-            sample.image, None, None, ground_truth_box=truth, detected_box=None, mask=item.mask, title=title
+            sample.image,
+            None,
+            None,
+            ground_truth_box=truth,
+            detected_box=None,
+            mask=item.mask,
+            title=title,
+            stacked=stacked,
         )
     iof = dict(zip(IOF_NAMES, explained.iof.tolist(), strict=True))
     captions = [f"edge {iof[f'{p}/edge']:.2f}  object {iof[f'{p}/object']:.2f}" for p in BOX_PARAMETERS]
@@ -44,6 +56,7 @@ def audited_strip(item: AuditedObject, config: AuditConfig) -> np.ndarray:
         title=f"{place}: {missed}score {explained.score:.3f}, IoU {explained.iou:.2f}, {matched}",
         captions=captions,
         hidden=_hidden(explained),
+        stacked=stacked,
     )
 
 

@@ -1,6 +1,8 @@
-"""Charts of TensorBoard's page *Custom scalars*, and histograms."""
+"""What TensorBoard alone gets: the page *Custom scalars*, recall by category, and histograms."""
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,30 +10,65 @@ from odsg_lightning.metrics.drift import MEASURES
 from odsg_lightning.names import BOX_PARAMETERS, OCCLUSION_NAMES, PARAMETERS, REGIONS
 from odsg_lightning.records.means import iof_values
 from odsg_lightning.records.record import ObjectRow
+from odsg_lightning.text import plain
+
+_CATEGORIES = 24
+_DRIFT = {
+    "drift": "drift from the audit before",
+    "drift_ref": "drift from the reference",
+    "drift_noise": "drift by noise alone",
+}
 
 
-def custom_scalars(*, occlusion: bool, drift: bool) -> dict[str, dict[str, list[object]]]:
-    """Return the charts of the page *Custom scalars*: title, and the curves in it."""
-    layout: dict[str, dict[str, list[str]]] = {}
+def custom_scalars(*, occlusion: bool, drift: bool, categories: Sequence[str] = ()) -> dict[str, dict[str, list[Any]]]:
+    """Return the page *Custom scalars*: rows of charts, each with its title and its one curve.
+
+    One curve a chart, because TensorBoard draws all curves of a run in one colour.
+
+    Args:
+        occlusion: whether it is measured.
+        drift: whether it is measured.
+        categories: names of :func:`recall_by_category`.
+    """
+    recall = {"recall": "audit/recall"}
+    rows: dict[str, dict[str, str]] = {}
     if occlusion:
-        layout["occlusion"] = {"sufficiency and necessity": [f"occlusion/{name}" for name in OCCLUSION_NAMES]}
-    near = {"box mean": ["iof/near", "iof/object"]}
-    layout["near and object"] = near | {p: [f"iof/{p}/near", f"iof/{p}/object"] for p in PARAMETERS}
-    thirds = {"box mean": ["iof/edge", "iof/middle"]}
-    layout["edge against middle"] = thirds | {p: [f"iof/{p}/edge", f"iof/{p}/middle"] for p in BOX_PARAMETERS}
-    layout["leaning to the edge"] = {
-        "enrichment": [f"enrichment/{region}" for region in REGIONS],
-        "position": [f"position/{name}" for name in (*BOX_PARAMETERS, "mean")],
+        rows["occlusion"] = {name: f"occlusion/{name}" for name in OCCLUSION_NAMES} | recall
+    rows["box maps: share on each third of the object"] = {region: f"iof/{region}" for region in REGIONS} | recall
+    rows["box maps: on the object, and to which edge they lean"] = {
+        "object": "iof/object",
+        "near": "iof/near",
+        "position: 0 own edge, 1 opposite": "position/mean",
+        "enrichment of the own edge": "enrichment/edge",
     }
+    for parameter in BOX_PARAMETERS:
+        rows[parameter] = {name: f"iof/{parameter}/{name}" for name in (*REGIONS, "near")}
+    rows["score"] = {name: f"iof/score/{name}" for name in ("object", "near")}
     if drift:
-        kinds = ("drift", "drift_ref", "drift_noise")
-        layout["drift"] = {measure: [f"{kind}/{measure}" for kind in kinds] for measure in MEASURES}
-    layout["recall"] = {"recall": ["audit/recall", "audit/match_rate", "audit/defined"]}
-    # TensorBoard takes each for a regular expression that a name begins with.
+        for kind, words in _DRIFT.items():
+            rows[words] = {measure: f"{kind}/{measure}" for measure in MEASURES}
+    rows["audit"] = {name: f"audit/{name}" for name in ("match_rate", "defined")}
+    rows["recall by category"] = {name: recall_tag(name) for name in categories}
+    # TensorBoard takes a curve's name for a regular expression that names begin with.
     return {
-        category: {title: ["Multiline", [f"^{tag}$" for tag in tags]] for title, tags in charts.items()}
-        for category, charts in layout.items()
+        title: {name: ["Multiline", [f"^{re.escape(tag)}$"]] for name, tag in charts.items()}
+        for title, charts in rows.items()
+        if charts
     }
+
+
+def recall_by_category(rows: Sequence[ObjectRow]) -> dict[str, float]:
+    """Return which share of each category's objects was detected, by its name; of the 24 with the most objects."""
+    detected: dict[str, list[bool]] = {}
+    for row in rows:
+        detected.setdefault(plain(row.category), []).append(not row.missed)
+    most = sorted(detected, key=lambda name: (-len(detected[name]), name))[:_CATEGORIES]
+    return {name: sum(detected[name]) / len(detected[name]) for name in sorted(most)}
+
+
+def recall_tag(category: str) -> str:
+    """Return the name of a category's curve."""
+    return f"audit/recall/{category}"
 
 
 def histograms(rows: Sequence[ObjectRow]) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from lightning.pytorch import Trainer
 
-from odsg_lightning.callback.charts import custom_scalars, histograms
+from odsg_lightning.callback.charts import custom_scalars, histograms, recall_by_category, recall_tag
 from odsg_lightning.callback.distributed import AuditResult
 from odsg_lightning.callback.loggers import log_pictures, log_table
 from odsg_lightning.callback.packages import lightning_classes
@@ -31,6 +31,7 @@ class Dashboard:
         if not trainer.is_global_zero:
             return
         step, rows = logged_step(trainer), result.rows
+        recalls = recall_by_category(rows)
         log_pictures(trainer, result.pictures, step)
         log_table(trainer, WORST_COLUMNS, worst_objects(rows), step)
         for logger in trainer.loggers:
@@ -39,8 +40,10 @@ class Dashboard:
             writer = logger.experiment
             if logger.log_dir not in self._laid_out:
                 parts = {"occlusion": "occlusion/sufficiency" in scalars, "drift": "drift/pearson" in scalars}
-                writer.add_custom_scalars(custom_scalars(**parts))
+                writer.add_custom_scalars(custom_scalars(**parts, categories=list(recalls)))
                 self._laid_out.add(logger.log_dir)
+            for category, recall in recalls.items():
+                writer.add_scalar(recall_tag(category), recall, step)
             for tag, values in histograms(rows).items():
                 writer.add_histogram(tag, values, step)
             writer.add_text("audit/summary", summary(rows, scalars, lost), step)

@@ -126,12 +126,11 @@ class DistributedAudit:
                         raise class_for(trainer, "utilities.exceptions.SIGTERMException")
 
                 for item in audit(opened, share, config, device=device, on_sample=on_sample, objects=objects):
-                    strip = None
-                    if item.key in drawn or (first and self.keep_strips and item.explained is not None):
-                        strip = audited_strip(item, config)
-                    if strip is not None and item.key in drawn:
-                        pictures[strip_tag(item)] = strip
-                    maps = object_maps(item, strip if self.keep_strips else None) if self.keep_maps else None
+                    if item.key in drawn:
+                        pictures[strip_tag(item)] = audited_strip(item, config, stacked=True)
+                    keep_strip = first and self.keep_strips and item.explained is not None
+                    strip = audited_strip(item, config) if keep_strip else None
+                    maps = object_maps(item, strip) if self.keep_maps else None
                     iof = None if item.explained is None else item.explained.iof.cpu()
                     kept.append(_Kept(object_row(item), item.counts, iof, maps))
             return kept

@@ -27,7 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from odsg_lightning.callback.packages import lightning_classes
 from odsg_lightning.errors import UserInputError
-from odsg_lightning.files import make_folder
+from odsg_lightning.files import make_folder, replaced
 
 Cells = Sequence[Sequence[str | int | float | None]]
 
@@ -100,10 +100,11 @@ def _folder_of(logger: Any, otherwise: str) -> Path:
 def _write_png(folder: Path, tag: str, step: int, picture: NDArray[np.uint8] | bytes) -> Path:
     make_folder(folder / tag)
     path = folder / tag / f"step_{step:06d}.png"
-    if isinstance(picture, bytes):
-        path.write_bytes(picture)
-    else:
-        Image.fromarray(picture).save(path)
+    with replaced(path) as unfinished:
+        if isinstance(picture, bytes):
+            unfinished.write_bytes(picture)
+        else:
+            Image.fromarray(picture).save(unfinished, format="PNG")
     return path
 
 

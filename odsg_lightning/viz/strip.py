@@ -49,8 +49,11 @@ _LINES = (
     (SEGMENTATION, 1, False, "ground-truth mask"),
 )
 """Colour, width, whether it is dashed, and meaning."""
+_STACKED = (0, 5, 1, 3, 2, 4, 6, 7)
+"""The panels row by row where two stand side by side."""
 _MARGIN, _SPACE = 12, 8
 _MIN_WIDTH = 168  # of a panel: a caption fits
+_SAMPLE, _BAR, _MAXIMUM = 34, 82, "maximum of the map"  # of the legend: where text begins behind a line and the bar
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +83,7 @@ def object_strip(
     captions: Sequence[str] | None = None,
     hidden: Sequence[HiddenPixels] | None = (HiddenPixels(), HiddenPixels()),
     panel_height: int = 192,
+    stacked: bool = False,
 ) -> Pixels:
     """Draw the strip of one object.
 
@@ -99,10 +103,12 @@ def object_strip(
         hidden: all but the object, and the object; None for a strip without these two panels, of a detection that no
             ground truth belongs to.
         panel_height: height of a panel in pixels, at least 160.
+        stacked: two panels a row, for pages that show pictures small: photograph and score, x_min and x_max, y_min and
+            y_max, the hidden pixels.
 
     Returns:
-        ``[height, width, 3]`` uint8 RGB. Its size depends on the size of the image, ``panel_height``, the ground-truth
-        box and the mask alone (without these two, on the detected box).
+        ``[height, width, 3]`` uint8 RGB. Its size depends on the size of the image, ``panel_height``, ``stacked``, the
+        ground-truth box and the mask alone (without these two, on the detected box).
 
     Raises:
         ValueError: if the shapes do not fit together or ``panel_height`` is below 160.
@@ -129,7 +135,7 @@ def object_strip(
     if extent is None:
         extent = extent_of(detected_box, None)
     window = window_around((image.shape[1], image.shape[2]), extent, panel_height, _MIN_WIDTH)
-    strip = _Strip(window, title, 1 + len(PARAMETERS) + len(named))
+    strip = _Strip(window, title, 1 + len(PARAMETERS) + len(named), lines, stacked)
     shown = photograph(image, window)
     strip.panel(0, with_boxes(shown, window, ground_truth_box, detected_box), "photograph", "")
     rim = None if mask is None else outline(window.show_mask(as_array(mask)))
@@ -155,47 +161,73 @@ def object_strip(
         else:
             picture = with_boxes(photograph(item.picture, window), window, None, item.box)
             strip.panel(i, picture, name, item.words)
-    strip.legend(lines)
     return np.asarray(strip.canvas)
 
 
 class _Strip:
-    """The canvas and where things go on it: title, panels in a row, name and caption below each, the legend."""
+    """The canvas and where things go on it: title, panels with name and caption below each, the legend."""
 
-    def __init__(self, window: Window, title: str, panels: int) -> None:
+    def __init__(
+        self, window: Window, title: str, panels: int, lines: Sequence[tuple[Color, int, bool, str]], stacked: bool
+    ) -> None:
         self.window = window
-        self.top = _MARGIN + TITLE + 2 * _SPACE
-        self.below = self.top + window.panel_height + _SPACE
-        self.key = self.below + NAME + SMALL + 3 * _SPACE
-        width = 2 * _MARGIN + panels * window.panel_width + (panels - 1) * _SPACE
-        self.canvas = Image.new("RGB", (width, self.key + SMALL + _SPACE + _MARGIN), BACKGROUND)
+        self.columns = 2 if stacked else panels
+        self.order = _STACKED if stacked else tuple(range(panels))
+        width = 2 * _MARGIN + self.columns * window.panel_width + (self.columns - 1) * _SPACE
+        titles = title.split(": ", 1) if stacked else [title]
+        self.top = _MARGIN + (2 if stacked else 1) * (TITLE + _SPACE) + _SPACE
+        self.pitch = window.panel_height + NAME + SMALL + 4 * _SPACE
+        key = self.top + self.pitch * -(-panels // self.columns)
+        places = _legend_places([meaning for *_, meaning in lines], width - _MARGIN)
+        height = key + (places[-1][1] + 1) * (SMALL + _SPACE) + _MARGIN
+        self.canvas = Image.new("RGB", (width, height), BACKGROUND)
         self.draw = ImageDraw.Draw(self.canvas)
-        self.text(_MARGIN, _MARGIN, " ".join(title.split()), TITLE, TEXT, width - 2 * _MARGIN)
+        for row, line in enumerate(titles):
+            y = _MARGIN + row * (TITLE + _SPACE)
+            self.text(_MARGIN, y, " ".join(line.split()), TITLE, TEXT, width - 2 * _MARGIN)
+        self.legend(lines, [(x, key + row * (SMALL + _SPACE)) for x, row in places])
 
     def text(self, x: float, y: float, text: str, size: int, color: Color, width: float) -> None:
         """Write one line, at most ``width`` pixels wide."""
         self.draw.text((x, y), _fit(text, font(size), width), fill=color, font=font(size))
 
     def panel(self, index: int, picture: Pixels, name: str, caption: str) -> None:
-        """Put a picture into its column, with its name and caption."""
-        left, width = _MARGIN + index * (self.window.panel_width + _SPACE), self.window.panel_width
-        self.canvas.paste(Image.fromarray(picture), (left, self.top))
-        self.text(left, self.below, name, NAME, TEXT, width)
-        self.text(left, self.below + NAME + _SPACE // 2, caption, SMALL, QUIET_TEXT, width)
+        """Put a picture into its place, with its name and caption."""
+        row, column = divmod(self.order.index(index), self.columns)
+        left, width = _MARGIN + column * (self.window.panel_width + _SPACE), self.window.panel_width
+        top = self.top + row * self.pitch
+        below = top + self.window.panel_height + _SPACE
+        self.canvas.paste(Image.fromarray(picture), (left, top))
+        self.text(left, below, name, NAME, TEXT, width)
+        self.text(left, below + NAME + _SPACE // 2, caption, SMALL, QUIET_TEXT, width)
 
-    def legend(self, lines: Sequence[tuple[Color, int, bool, str]]) -> None:
+    def legend(self, lines: Sequence[tuple[Color, int, bool, str]], places: Sequence[tuple[float, int]]) -> None:
         """Say what the lines and colours mean."""
-        x, middle = float(_MARGIN), self.key + SMALL // 2 + 1
-        for color, width, dashed, meaning in lines:
+        for (color, width, dashed, meaning), (x, y) in zip(lines, places, strict=False):
             dash = ((0, 7), (11, 18), (22, 28)) if dashed else ((0, 28),)
+            middle = y + SMALL // 2 + 1
             for start, end in dash:
                 self.draw.line([(x + start, middle), (x + end - 1, middle)], fill=color, width=width)
-            self.text(x + 34, self.key, meaning, SMALL, QUIET_TEXT, 1e6)
-            x += 34 + font(SMALL).getlength(meaning) + 3 * _SPACE
+            self.text(x + _SAMPLE, y, meaning, SMALL, QUIET_TEXT, 1e6)
+        x, y = places[-1]
         bar = np.broadcast_to(colors()[np.linspace(0, 255, 64).astype(int)], (10, 64, 3))
-        self.text(x, self.key, "0", SMALL, QUIET_TEXT, 1e6)
-        self.canvas.paste(Image.fromarray(np.ascontiguousarray(bar)), (round(x) + 12, middle - 5))
-        self.text(x + 82, self.key, "maximum of the map", SMALL, QUIET_TEXT, 1e6)
+        self.text(x, y, "0", SMALL, QUIET_TEXT, 1e6)
+        self.canvas.paste(Image.fromarray(np.ascontiguousarray(bar)), (round(x) + 12, y + SMALL // 2 - 4))
+        self.text(x + _BAR, y, _MAXIMUM, SMALL, QUIET_TEXT, 1e6)
+
+
+def _legend_places(meanings: Sequence[str], end: float) -> list[tuple[float, int]]:
+    """Return where each meaning, and the bar behind them, stands in the legend: x in pixels, and its line."""
+    lengths = [_SAMPLE + font(SMALL).getlength(meaning) for meaning in meanings]
+    lengths.append(_BAR + font(SMALL).getlength(_MAXIMUM))
+    places: list[tuple[float, int]] = []
+    x, row = float(_MARGIN), 0
+    for length in lengths:
+        if x > _MARGIN and x + length > end:
+            x, row = float(_MARGIN), row + 1
+        places.append((x, row))
+        x += length + 3 * _SPACE
+    return places
 
 
 def _check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:

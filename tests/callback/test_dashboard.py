@@ -1,17 +1,20 @@
 """What TensorBoard gets besides scalars and pictures, read back from its files."""
 
 import html
+import re
 from dataclasses import replace
 
 import pytest
 from helpers.known_detectors import box_sample
 from helpers.known_module import TWO, DriftingModule, KnownModule, known_audit
-from helpers.runs import EVERY_TAG, read_events, trainer_with
+from helpers.records import as_missed, make_record
+from helpers.runs import read_events, trainer_with
 from lightning.pytorch.loggers import CSVLogger
 from markdown import markdown
 from tensorboard.plugin_util import markdown_to_safe_html
 from tensorboard.plugins.custom_scalar import layout_pb2
 
+from odsg_lightning.callback.charts import recall_by_category
 from odsg_lightning.text import plain
 
 NASTY = "<b>cat</b>|*x*\n[a](javascript:alert(1))"
@@ -33,26 +36,49 @@ def events(tmp_path_factory):
     return read_events(folder)
 
 
+def charts_of(layout):
+    """The charts by row and title."""
+    return {(row.title, chart.title): list(chart.multiline.tag) for row in layout.category for chart in row.chart}
+
+
 def test_custom_scalars_are_laid_out_once_and_name_what_is_logged(events):
     (layout,) = layouts(events)
-    charts = {(c.title, chart.title): list(chart.multiline.tag) for c in layout.category for chart in c.chart}
-    categories = list(dict.fromkeys(category for category, _ in charts))
-    assert categories == [
-        "occlusion",
-        "near and object",
-        "edge against middle",
-        "leaning to the edge",
-        "drift",
-        "recall",
-    ]
-    occlusion = charts["occlusion", "sufficiency and necessity"]
-    assert occlusion == ["^occlusion/sufficiency$", "^occlusion/necessity$"]
-    assert charts["near and object", "box mean"] == ["^iof/near$", "^iof/object$"]
-    assert charts["near and object", "score"] == ["^iof/score/near$", "^iof/score/object$"]
-    assert charts["edge against middle", "x_max"] == ["^iof/x_max/edge$", "^iof/x_max/middle$"]
-    assert charts["leaning to the edge", "position"][-1] == "^position/mean$"
-    assert charts["drift", "ssim"] == ["^drift/ssim$", "^drift_ref/ssim$", "^drift_noise/ssim$"]
-    assert {tag.strip("^$") for tags in charts.values() for tag in tags} <= EVERY_TAG
+    rows = [row.title for row in layout.category]
+    on_thirds = "box maps: share on each third of the object"
+    assert rows[:2] == ["occlusion", on_thirds]
+    assert rows[3:8] == ["x_min", "y_min", "x_max", "y_max", "score"]
+    drifts = ["drift from the audit before", "drift from the reference", "drift by noise alone"]
+    assert rows[8:] == [*drifts, "audit", "recall by category"]
+    titles = [chart.title for chart in layout.category[1].chart]
+    assert titles == ["edge", "middle", "opposite", "recall"]
+    charts = charts_of(layout)
+    assert charts["occlusion", "necessity"] == [r"^occlusion/necessity$"]
+    assert charts["x_max", "opposite"] == [r"^iof/x_max/opposite$"]
+    assert charts["score", "near"] == [r"^iof/score/near$"]
+    assert charts["drift from the reference", "ssim"] == [r"^drift_ref/ssim$"]
+
+
+def test_each_chart_has_one_curve_and_there_is_one(events):
+    """Several would have one colour in a run."""
+    logged = events.Tags()["scalars"]
+    for title, tags in charts_of(layouts(events)[0]).items():
+        (tag,) = tags
+        assert len([name for name in logged if re.match(tag, name)]) == 1, title
+
+
+def test_recall_of_each_category_is_a_curve_whatever_its_name(events):
+    names = [chart.title for chart in layouts(events)[0].category[-1].chart]
+    assert names == [plain(NASTY), "dog"]
+    for name in names:
+        assert [(event.step, event.value) for event in events.Scalars(f"audit/recall/{name}")] == [(1, 1), (3, 1)]
+
+
+def test_recall_by_category_counts_missed_objects_and_leaves_out_the_rarest():
+    rows = make_record(n_images=2, missed=0).objects
+    assert [row.category for row in rows] == ["cat", "dog"] * 3
+    assert recall_by_category([as_missed(rows[0]), *rows[1:]]) == {"cat": pytest.approx(2 / 3), "dog": 1}
+    many = [replace(row, category=f"{number:02d}") for number in range(30) for row in rows[: 1 + (number > 20)]]
+    assert list(recall_by_category(many)) == [f"{number:02d}" for number in (*range(15), *range(21, 30))]
 
 
 def test_histograms_of_the_objects_at_the_step_of_the_scalars(events):
@@ -92,8 +118,7 @@ def test_nothing_detected_has_no_histogram_and_without_drift_no_chart_of_it(tmp_
     events = read_events(tmp_path)
     assert events.Tags()["histograms"] == []
     (layout,) = layouts(events)
-    categories = [category.title for category in layout.category]
-    assert categories == ["occlusion", "near and object", "edge against middle", "leaning to the edge", "recall"]
+    assert not [row.title for row in layout.category if "drift" in row.title]
 
 
 def test_without_occlusion_there_is_neither_chart_nor_histogram_of_it(tmp_path):

@@ -1,10 +1,12 @@
 """The callback under ``pytorch_lightning``: everything that it does under ``lightning.pytorch``."""
 
+import ast
 import os
 import random
 import signal
 import sys
 from importlib import import_module
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -17,6 +19,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from odsg_lightning import ODSmoothGradCallback
+from odsg_lightning.callback import packages
 from odsg_lightning.callback.monitors import AuditCheckpoint
 from odsg_lightning.callback.packages import OfEveryPackage, class_for, lightning_classes
 
@@ -190,6 +193,22 @@ class TestChecks:
         with pytest.raises(class_for(trainer, "utilities.exceptions.SIGTERMException")) as raised:
             trainer.fit(module)
         assert type(raised.value).__module__.startswith(THERE)
+
+
+def asked_of_one_package(source):
+    """What an ``isinstance`` of some code asks for by a name that comes from Lightning."""
+    tree = ast.parse(source)
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    known = {a.name for node in imports for a in node.names if (node.module or "").startswith(("lightning.", THERE))}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance"]
+    return {node.id for call in calls for node in ast.walk(call.args[1]) if isinstance(node, ast.Name)} & known
+
+
+def test_nothing_is_asked_of_the_classes_of_one_package():
+    folder = Path(packages.__file__).parent
+    assert {p.name: asked for p in folder.glob("*.py") if (asked := asked_of_one_package(p.read_text("utf-8")))} == {}
+    code = "from lightning.pytorch.loggers import CSVLogger\nisinstance(logger, str | CSVLogger)"
+    assert asked_of_one_package(code) == {"CSVLogger"}
 
 
 def test_a_trainer_of_neither_package_is_named():

@@ -352,3 +352,35 @@ def test_wrong_arguments_are_refused(change, message):
 def test_it_does_without_pyplot():
     code = "import sys, odsg_lightning.viz.strip; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class TestStacked:
+    def test_every_panel_stands_two_a_row_in_the_order_of_the_axes(self):
+        options = {"captions": [f"caption {i}" for i in range(5)], "hidden": (HiddenPixels("first"), HiddenPixels())}
+        row, stack = (draw(*example(), **options, stacked=stacked) for stacked in (False, True))
+        assert stack.shape[1] == 2 * LEFT + STEP + PANEL
+        top, pitch = TOP + 24, PANEL + 58  # a second line of title; name and caption below each panel
+        for place, index in enumerate((0, 5, 1, 3, 2, 4, 6, 7)):
+            y, x = top + place // 2 * pitch, LEFT + place % 2 * STEP
+            with_words = slice(y, y + pitch - 16)
+            expected = row[TOP : TOP + pitch - 16, LEFT + index * STEP : LEFT + index * STEP + PANEL]
+            assert (stack[with_words, x : x + PANEL] == expected).all(), index
+
+    def test_what_is_known_of_the_object_stands_below_its_name(self):
+        long, short, nothing = (
+            draw(*example(), title=title, stacked=True) for title in ("cat: " + "long " * 50, "cat: short", "cat")
+        )
+        assert long.shape == short.shape == nothing.shape
+        first, second = slice(TOP - 8), slice(TOP - 8, TOP + 24)
+        assert (long[first] == nothing[first]).all()
+        assert (short[second] != nothing[second]).any()
+        assert (long[TOP + 24 :] == nothing[TOP + 24 :]).all()
+
+    def test_the_legend_is_whole(self):
+        """As many pixels of each colour as in the legend of one row."""
+        for color in (GROUND_TRUTH, DETECTED, FOREGROUND, SEGMENTATION):
+            row, stack = (draw(*example(), stacked=stacked) for stacked in (False, True))
+            assert found(row[TOP + PANEL + 8 :], color).sum() == found(stack[-90:], color).sum() > 0
+
+    def test_a_detection_without_ground_truth_has_three_rows(self):
+        assert draw(*example(), hidden=None, stacked=True).shape[0] < draw(*example(), stacked=True).shape[0] - PANEL
