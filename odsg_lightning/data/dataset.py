@@ -111,22 +111,18 @@ class DetectionDataset(Dataset[DetectionExample]):
             width=width,
         )
         if self._segmentations is not None:
-            numbers = [number for number in range(objects.start, objects.stop) if not self._crowd[number]]
-            masks = [self._mask(number, (height, width), size) for number in numbers]
-            stacked = torch.stack(masks) if masks else torch.zeros(0, *size, dtype=torch.bool)
-            example["masks"] = stacked.flip(2) if flipped else stacked
+            masks = torch.zeros(int((~crowd).sum()), *size, dtype=torch.bool)
+            for mask, number in zip(masks, (~crowd).nonzero().flatten().tolist(), strict=True):
+                found = self._segmentations[objects.start + number]
+                original = height, width
+                mask[:] = resized_mask(found, original, size) if found else box_mask(all_boxes[number], original, size)
+            example["masks"] = masks.flip(2) if flipped else masks
         if not self.training:
             # Clones: a transform of the batch in place must not reach the arrays.
             example["target"] = EvaluationTarget(
                 boxes=all_boxes.clone(), labels=all_labels.clone(), iscrowd=crowd.long()
             )
         return example
-
-    def _mask(self, number: int, original: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        segmentation = None if self._segmentations is None else self._segmentations[number]
-        if segmentation is None:
-            return box_mask(torch.from_numpy(self._boxes[number]), original, size)
-        return resized_mask(segmentation, original, size)
 
 
 class _Packed:

@@ -41,7 +41,7 @@ def data_settings(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("overrides", "loss"), [(MASKS, "loss_mask"), (CASCADE, "loss_cls_stage2")])
-@pytest.mark.filterwarnings("ignore:The run ends after 1 optimizer steps")
+@pytest.mark.filterwarnings("ignore:.*The run ends after 1 optimizer steps")
 def test_fine_tunes_and_is_audited(overrides, loss, data_settings, tmp_path):
     torch.manual_seed(0)
     module = DetectionModule("faster_rcnn_tiny", overrides=overrides, num_classes="auto")
