@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from odsg_lightning.detectors.detectron2_import import install_finder
 
 if TYPE_CHECKING:
+    from odsg_lightning.adapter_check.check import check_adapter
     from odsg_lightning.callback.callback import ODSmoothGradCallback
     from odsg_lightning.data.datamodule import CocoDetectionDataModule
     from odsg_lightning.detectors.resolve import resolve_adapter
@@ -24,6 +25,7 @@ __all__ = [
     "DetectionModule",
     "IntersectionOverForeground",
     "ODSmoothGradCallback",
+    "check_adapter",
     "explain",
     "resolve_adapter",
 ]
@@ -33,6 +35,7 @@ _HOME = {
     "DetectionModule": "odsg_lightning.training.module",
     "IntersectionOverForeground": "odsg_lightning.metrics.iof",
     "ODSmoothGradCallback": "odsg_lightning.callback.callback",
+    "check_adapter": "odsg_lightning.adapter_check.check",
     "explain": "odsg_lightning.explanations.explain",
     "resolve_adapter": "odsg_lightning.detectors.resolve",
 }

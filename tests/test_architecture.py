@@ -14,6 +14,7 @@ ALLOWED = {
     "text": set(),
     "types": set(),
     "environment": set(),
+    "doctor": {"environment", "detectors"},
     "files": set(),
     "yaml_files": {"files"},
     "rehearsal": set(),
@@ -27,6 +28,7 @@ ALLOWED = {
     "records": {"files", "environment"},
     "audit": {"records", "explainers", "detectors", "metrics", "occlusion", "saliency", "viz", "types"},
     "explanations": {"explainers", "audit", "detectors", "saliency", "viz", "types"},
+    "adapter_check": {"audit", "detectors", "explanations", "saliency", "types"},
     "sanity": {"audit", "detectors", "explainers", "gate", "metrics", "saliency", "viz", "types"},
     "data": {"records", "files", "yaml_files", "types"},
     "training": {"data", "detectors", "types"},
@@ -40,7 +42,7 @@ ALLOWED = {
     "report": {"records", "viz", "gate"},
     "demo": {"callback", "training", "data", "records", "saliency", "files"},
     "cli": {"demo", "checkpoints", "callback", "training", "gate", "report", "data", "audit", "records"}
-    | {"comparison", "explainers", "sanity", "saliency", "files", "environment", "config_files"},
+    | {"comparison", "explainers", "sanity", "saliency", "files", "environment", "config_files", "doctor"},
 }
 WITHOUT_TORCH = ("records", "gate", "report", "cli")
 FOLDERS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file())

@@ -16,6 +16,7 @@ from odsg_lightning.audit.config import AuditConfig, Target
 from odsg_lightning.audit.engine_notice import EngineNotice
 from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.audit.measure import fingerprint
+from odsg_lightning.callback.budget import Cadence
 from odsg_lightning.callback.checks import audit_set_of, check_arguments, check_counts, check_trainer
 from odsg_lightning.callback.dashboard import Dashboard
 from odsg_lightning.callback.distributed import AuditResult, DistributedAudit, audit_scalars
@@ -70,6 +71,8 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
     Args:
         every_n_validations: audit the first validation of a fit and then every n-th; a resumed fit keeps to this count,
             but audits its first validation, too. ``trainer.validate`` and ``trainer.test`` are always audited.
+        max_share: skip audits that would take more than this share of the run's time, 0.05 say, but not a fit's first
+            or last (:class:`odsg_lightning.callback.budget.Cadence`); ``audit/skipped`` counts them. None: no limit.
         audit_samples: the audit set; by default that of the data module (``trainer.datamodule.audit_samples()``).
         explainer: ``"smoothgrad"``, ``"gradient"`` (one sample without noise), or another one (``docs/explainers.md``).
         explainer_settings: of another one, by name.
@@ -118,6 +121,7 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
         self,
         every_n_validations: int = 1,
         *,
+        max_share: float | None = None,
         audit_samples: Sequence[AuditSample] | None = None,
         explainer: str = AuditConfig.explainer,
         explainer_settings: Mapping[str, Any] | None = None,
@@ -148,31 +152,15 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
         on_error: OnError = "warn",
     ) -> None:
         """See the class for the arguments."""
-        check_arguments(every_n_validations, on_error, drift, reference)
+        check_arguments(on_error, drift, reference)
         check_counts(max_strips=max_strips, reseeded_images=reseeded_images)
         self.config = AuditConfig(
-            explainer=explainer,
-            explainer_settings=explainer_settings,
-            target=target,
-            n_samples=n_samples,
-            sigma=sigma,
-            match_iou=match_iou,
-            pair_iou=pair_iou,
-            score_threshold=score_threshold,
-            blur_sigma=blur_sigma,
-            threshold=threshold,
-            near_threshold=near_threshold,
-            near_margin=near_margin,
-            occlusion=occlusion,
-            sufficiency_margin=sufficiency_margin,
-            necessity_margin=necessity_margin,
-            seed=seed,
-            max_objects_per_image=max_objects_per_image,
-            tolerance=tolerance,
-            engine=engine,
-            precision=precision,
-        )
-        self.every_n_validations = every_n_validations
+            explainer=explainer, explainer_settings=explainer_settings, target=target, n_samples=n_samples, sigma=sigma,
+            match_iou=match_iou, pair_iou=pair_iou, score_threshold=score_threshold, blur_sigma=blur_sigma,
+            threshold=threshold, near_threshold=near_threshold, near_margin=near_margin, occlusion=occlusion,
+            sufficiency_margin=sufficiency_margin, necessity_margin=necessity_margin, seed=seed,
+            max_objects_per_image=max_objects_per_image, tolerance=tolerance, engine=engine, precision=precision,
+        )  # fmt: skip
         self.audit_samples = audit_samples
         self.adapter = adapter
         self.on_error = on_error
@@ -193,7 +181,8 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
         self._notice = EngineNotice(self.config)
         self._records = RecordWriter(enabled=save_records)
         self._audit_set: list[AuditSample] = []
-        self._audited_in_this_fit = self._logged = False
+        self._cadence = Cadence(every_n_validations, max_share)
+        self._logged = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the Trainer and take the audit set, so that mistakes show before training begins."""
@@ -209,14 +198,14 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
         """Find the detector once before training, so that a module without one is refused at once."""
         with self._detector(pl_module):
             pass
-        self._audited_in_this_fit = False
-        if self.every_n_validations > 1:
+        self._cadence.begin_fit()
+        if self._cadence.leaves_out:
             names = {*self._scalars(AuditResult()), "audit/seconds", "audit/n_failed"}
-            let_monitors_wait(trainer, names, self.every_n_validations)
+            let_monitors_wait(trainer, names, self._cadence)
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Take back what the last audit logged, unless the next validation logs it again: the weights change now."""
-        if self._logged and self.every_n_validations > 1:
+        if self._logged and self._cadence.leaves_out:
             forget(trainer, self.last)
         self._logged = False
 
@@ -224,13 +213,14 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
         """Audit, if this validation's turn has come."""
         if trainer.sanity_checking:
             return
-        if trainer.state.fn == TrainerFn.FITTING:
-            turn = self.n_validations % self.every_n_validations == 0
-            self.n_validations += 1
-            if not turn and self._audited_in_this_fit:
-                return
-            self._audited_in_this_fit = True
-        self._audit_and_log(trainer, pl_module)
+        if trainer.state.fn != TrainerFn.FITTING:
+            self._audit_and_log(trainer, pl_module)
+            return
+        if self._cadence.has_come(trainer, self.n_validations):
+            self._audit_and_log(trainer, pl_module)
+            self._cadence.pay(self.last["audit/seconds"])
+        self.n_validations += 1
+        self.log_dict(self._cadence.scalars())  # type: ignore[attr-defined] # Lightning attaches it
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the record, now that the module's own values are logged, too."""
@@ -247,16 +237,18 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
     def state_key(self) -> str:
         """Tells this callback's state from that of another one: by its cadence, and by all that its maps depend on."""
         settings = settings_in_state_key(self.config.measured)
-        return self._generate_state_key(every_n_validations=self.every_n_validations, **settings)
+        return self._generate_state_key(every_n_validations=self._cadence.every_n_validations, **settings)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to keep the cadence and the drift."""
-        return {"n_validations": self.n_validations, "n_failed": self.n_failed, "drift": self._drift.state_dict()}
+        counts = {"n_validations": self.n_validations, "n_failed": self.n_failed}
+        return counts | {"drift": self._drift.state_dict(), "cadence": self._cadence.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the run that is resumed."""
         self.n_validations = state_dict["n_validations"]
         self.n_failed = state_dict["n_failed"]
+        self._cadence.load_state_dict(state_dict.get("cadence", {}))
         if "drift" in state_dict:  # a checkpoint from before it was measured has none
             self._drift.load_state_dict(state_dict["drift"])
 

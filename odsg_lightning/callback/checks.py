@@ -16,16 +16,12 @@ from odsg_lightning.records.audit_set import samples_sha256
 from odsg_lightning.types import AuditSample
 
 
-def check_arguments(every_n_validations: int, on_error: str, drift: bool, reference: object) -> None:
+def check_arguments(on_error: str, drift: bool, reference: object) -> None:
     """Refuse arguments of the callback, named and explained there, that are out of range or contradict one another.
 
     Raises:
         UserInputError: names the argument, its range and the value that came.
     """
-    if every_n_validations < 1:
-        raise UserInputError(
-            f"Expected argument `every_n_validations` to be at least 1, but got {every_n_validations}."
-        )
     if on_error not in get_args(OnError):
         raise UserInputError(f"Expected argument `on_error` to be 'warn' or 'raise', but got {on_error!r}.")
     if reference is not None and not drift:

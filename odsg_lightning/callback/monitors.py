@@ -41,7 +41,7 @@ class AuditCheckpoint(ModelCheckpoint, OfEveryPackage, base="callbacks.Checkpoin
         return has_value or not self._measured
 
 
-def let_monitors_wait(trainer: Trainer, names: Collection[str], every_n_validations: int) -> None:
+def let_monitors_wait(trainer: Trainer, names: Collection[str], cadence: object) -> None:
     """Let what watches a value of the audit pass over the validations without one, or refuse it.
 
     ``strict`` of EarlyStopping and of a scheduler that watches a plateau is switched off: they skip a validation at
@@ -50,7 +50,7 @@ def let_monitors_wait(trainer: Trainer, names: Collection[str], every_n_validati
     Args:
         trainer: about to train, with its callbacks and schedulers.
         names: under which the audit logs.
-        every_n_validations: how often it does, at least 2.
+        cadence: in words, the arguments by which it does not at each validation.
 
     Raises:
         MisconfigurationException: a ModelCheckpoint watches a value of the audit, or names its files by one.
@@ -62,12 +62,12 @@ def let_monitors_wait(trainer: Trainer, names: Collection[str], every_n_validati
         if isinstance(callback, model_checkpoint) and not (
             isinstance(callback, AuditCheckpoint) and callback.monitor in names
         ):
-            _refuse_checkpoint(callback, names, every_n_validations)
+            _refuse_checkpoint(callback, names, cadence)
         if isinstance(callback, early_stopping) and callback.monitor in names and callback.strict:
             callback.strict = False
             rank_zero_warn(
                 f"EarlyStopping(monitor={callback.monitor!r}) finds no value at the validations between two audits "
-                f"(every_n_validations={every_n_validations}), and would end the run there: strict=False is set, so "
+                f"({cadence}), and would end the run there: strict=False is set, so "
                 f"that its patience of {callback.patience} counts audits."
             )
     for config in trainer.lr_scheduler_configs:
@@ -75,20 +75,20 @@ def let_monitors_wait(trainer: Trainer, names: Collection[str], every_n_validati
             config.strict = False
             rank_zero_warn(
                 f"{type(config.scheduler).__name__} finds no value of {config.monitor} at the validations between two "
-                f"audits (every_n_validations={every_n_validations}), and would end the run there: strict=False is "
+                f"audits ({cadence}), and would end the run there: strict=False is "
                 "set, so that its patience counts audits."
             )
 
 
-def _refuse_checkpoint(callback: ModelCheckpoint, names: Collection[str], every_n_validations: int) -> None:
+def _refuse_checkpoint(callback: ModelCheckpoint, names: Collection[str], cadence: object) -> None:
     in_file_name = re.findall(r"\{([^}:]+)", callback.filename or "")
     name = next((name for name in (callback.monitor, *in_file_name) if name in names), None)
     if name is not None:
         raise MisconfigurationException(
             f"Expected a ModelCheckpoint to read values of every validation, but this one reads {name!r}, which is "
-            f"there at one in {every_n_validations} only (every_n_validations={every_n_validations}). Use "
+            f"not there at each ({cadence}). Use "
             "odsg_lightning.callback.monitors.AuditCheckpoint instead, which takes the same arguments and waits for "
-            "the next audit, or every_n_validations=1."
+            "the next audit, or audit at every validation."
         )
 
 

@@ -11,12 +11,12 @@ import traceback
 from collections.abc import Sequence
 from io import TextIOWrapper
 
-from odsg_lightning.cli import audit, compare, convert, demo, explain, gate, lightning, report, sanity
+from odsg_lightning.cli import audit, compare, convert, demo, doctor, explain, gate, lightning, report, sanity
 from odsg_lightning.cli.version import PrintVersions
 from odsg_lightning.errors import BrokenInputError, MissingDependencyError, UserInputError
 from odsg_lightning.text import printable
 
-_PARTS = (lightning, convert, audit, explain, compare, sanity, gate, report, demo)
+_PARTS = (lightning, convert, audit, explain, compare, sanity, gate, report, demo, doctor)
 _USAGE = 2
 _BROKEN_INPUT = 3
 _UNEXPECTED = 70  # EX_SOFTWARE of sysexits.h

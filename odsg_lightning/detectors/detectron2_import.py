@@ -58,7 +58,7 @@ def _restore_pil_linear() -> None:
     """Give Pillow 10 and later the name that Detectron2 0.5 reads at import."""
     try:
         from PIL import Image
-    except ImportError:
+    except Exception:  # none, or a broken one: whoever needs it is told there
         return
     if not hasattr(Image, "LINEAR"):
         Image.LINEAR = Image.BILINEAR  # type: ignore[attr-defined]
