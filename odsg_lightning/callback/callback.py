@@ -25,6 +25,7 @@ from odsg_lightning.callback.failure import OnError, report_failure, try_or_repo
 from odsg_lightning.callback.monitors import forget, let_monitors_wait
 from odsg_lightning.callback.packages import OfEveryPackage
 from odsg_lightning.callback.record_writer import RecordWriter
+from odsg_lightning.callback.weights import ValidatedWeights
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.metrics.iof import IntersectionOverForeground
 from odsg_lightning.saliency.options import Engine, Precision
@@ -180,6 +181,7 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
         self._dashboard = Dashboard()
         self._notice = EngineNotice(self.config)
         self._records = RecordWriter(enabled=save_records)
+        self._weights = ValidatedWeights()
         self._audit_set: list[AuditSample] = []
         self._cadence = Cadence(every_n_validations, max_share)
         self._logged = False
@@ -208,6 +210,12 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
         if self._logged and self._cadence.leaves_out:
             forget(trainer, self.last)
         self._logged = False
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+        """Remember the weights of the first batch."""
+        self._weights.see(pl_module, *batch[1:])
+
+    on_test_batch_start = on_validation_batch_start  # type: ignore[assignment] # all by position
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Audit, if this validation's turn has come."""
@@ -260,7 +268,7 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
             yield detector
 
     def _audit_and_log(self, trainer: Trainer, module: LightningModule) -> None:
-        started = time.perf_counter()
+        started, weights = time.perf_counter(), self._weights.describe(trainer, module)
         fast_dev_run: bool = trainer.fast_dev_run  # type: ignore[attr-defined] # set by another object
         samples, audit = self._audit_set, self._audit
         if fast_dev_run:
@@ -280,7 +288,7 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
                 if result.why_few is not None:
                     rank_zero_warn(f"The ODSmoothGrad audit at step {trainer.global_step}: {result.why_few}")
                 self._drift.advance(result.maps, len(result.rows))
-                self._records.keep(result)
+                self._records.keep(result, weights)
         seconds = time.perf_counter() - started
         self.seconds += seconds
         self.n_audits += 1

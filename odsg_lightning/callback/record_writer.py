@@ -38,15 +38,21 @@ class RecordWriter:
         self._fingerprint: Mapping[str, Any] = {}
         self._provenance: dict[str, Any] = {}
         self._result: AuditResult | None = None
+        self._weights = ""
 
     def begin(self, fingerprint: Mapping[str, Any]) -> None:
         """Take the settings of the audits to come, and find out where the code comes from before it changes on disk."""
         self._fingerprint = fingerprint
         self._provenance = provenance() if self.enabled else {}
 
-    def keep(self, result: AuditResult | None) -> None:
-        """Keep an audit until its evaluation has ended; None if it failed."""
-        self._result = result if self.enabled else None
+    def keep(self, result: AuditResult | None, weights: str = "as trained") -> None:
+        """Keep an audit until its evaluation has ended; None if it failed.
+
+        Args:
+            result: the audit.
+            weights: which of the training's weights were audited.
+        """
+        self._result, self._weights = result if self.enabled else None, weights
 
     def write(self, trainer: Trainer) -> None:
         """Write the audit, if one is kept, whole or not at all. Every process must call this; all return or all raise.
@@ -68,7 +74,8 @@ class RecordWriter:
                 f"Expected save_records=True to come with a local folder for the logs, but got {root}."
             )
         folder = Path(root) / "audits"
-        record = AuditRecord(self._fingerprint, self._provenance | {"step": step}, result.rows, metrics_beside(trainer))
+        origin = self._provenance | {"step": step, "weights": self._weights}
+        record = AuditRecord(self._fingerprint, origin, result.rows, metrics_beside(trainer))
         entry = trainer.state.fn
         name = f"step_{step:06d}" if entry is None or entry == TrainerFn.FITTING else entry.value
 

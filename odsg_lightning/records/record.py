@@ -111,7 +111,8 @@ class AuditRecord:
     Attributes:
         fingerprint: everything that the numbers depend on besides the detector: ``audit_set`` (a hash) and the settings
             (:attr:`odsg_lightning.audit.config.AuditConfig.measured`).
-        provenance: ``checkpoint``, ``checkpoint_sha256``, ``step``, ``git_commit``, ``git_dirty``, ``versions``.
+        provenance: ``checkpoint``, ``checkpoint_sha256``, ``step``, ``git_commit``, ``git_dirty``, ``versions``;
+            of an audit in training ``weights``, too.
         objects: in ascending image id and annotation id; at least one.
         metrics: what the Trainer logged beside it, by name.
         maps: ``file`` and ``sha256`` of the maps beside the record, or None.
