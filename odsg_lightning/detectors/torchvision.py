@@ -1,11 +1,14 @@
 """torchvision's detectors as differentiable detectors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.ssd import SSD
 
 from odsg_lightning.detectors.chosen_labels import with_labels
@@ -68,18 +71,42 @@ class TorchvisionAdapter:
         Raises:
             RuntimeError: the model is in training mode, or has parameters of half precision.
         """
-        return [self._run([image])[0] for image in images]
+        found = []
+        for image in images:
+            with self._few_proposals(image) if torch.is_grad_enabled() else nullcontext():
+                found += self._run([image])
+        return found
 
     def detect_batch(self, images: Sequence[Tensor]) -> list[Detections]:
         """See :class:`odsg_lightning.saliency.protocol.BatchDetector`."""
         with torch.no_grad():
             return self._run(images)
 
+    @contextmanager
+    def _few_proposals(self, image: Tensor) -> Iterator[None]:
+        """Let a Faster R-CNN have those proposals alone that become detections: the graph of a thousand is slow.
+
+        What is detected stays the same up to rounding: suppression is by what is detected itself.
+        """
+        model: Any = self.model
+        if type(getattr(model, "roi_heads", None)) is not RoIHeads:
+            yield
+            return
+        logits: list[Tensor] = []
+        with torch.no_grad(), _hook(model.roi_heads.box_predictor, lambda outputs: logits.append(outputs[0])):
+            (found,) = self._outputs([image])
+        kept = (logits[0].softmax(-1)[:, found["labels"]] == found["scores"]).any(dim=1)
+        with _hook(model.rpn, lambda outputs: ([outputs[0][0][kept]], outputs[1])):
+            yield
+
     def _run(self, images: Sequence[Tensor]) -> list[Detections]:
+        return [self._detections(output) for output in self._outputs(images)]
+
+    def _outputs(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         check_ready(self.model)
         with torch.autocast(images[0].device.type, enabled=False):
-            outputs = self.model([self._preprocess(image) for image in images])
-        return [self._detections(output) for output in outputs]
+            outputs: list[dict[str, Tensor]] = self.model([self._preprocess(image) for image in images])
+        return outputs
 
     def _detections(self, output: dict[str, Tensor]) -> Detections:
         boxes, scores, labels = output["boxes"], output["scores"], output["labels"]
@@ -96,6 +123,16 @@ def is_detector(module: nn.Module) -> bool:
 def adapter_of(model: nn.Module, module: nn.Module) -> TorchvisionAdapter:
     """Return the adapter of such a detector, trained on images from 0 to 1 and on labels of the default base."""
     return TorchvisionAdapter(model)
+
+
+@contextmanager
+def _hook(module: nn.Module, change: Callable[[Any], Any]) -> Iterator[None]:
+    """Let a module return what ``change`` makes of its outputs; None leaves them."""
+    handle = module.register_forward_hook(lambda _, args, outputs: change(outputs))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _divide_by_255(image: Tensor) -> Tensor:

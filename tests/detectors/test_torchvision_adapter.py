@@ -100,6 +100,30 @@ def test_detections_are_those_of_the_model_in_pixels_of_the_image(kind):
     assert found.boxes[:, 2].max() > 0.6 * width
 
 
+@pytest.mark.parametrize("most", [3, 100])
+def test_gradients_need_no_proposals_but_those_that_become_detections(most):
+    detector = adapter("faster_rcnn")
+    heads = detector.model.roi_heads
+    heads.detections_per_img = most
+    expected = detections(detector)
+    assert len(expected) == most or most > 20
+    pooled = []
+    heads.box_head.register_forward_hook(lambda _, args, output: pooled.append(len(output)))
+    (found,) = detector.detect([IMAGE.clone().requires_grad_()])
+    torch.testing.assert_close(found.parameters.detach(), expected.parameters, rtol=1e-9, atol=1e-9)
+    assert torch.equal(found.labels, expected.labels)
+    assert pooled[0] == 20
+    assert pooled[1] <= min(most, 20)
+    assert not detector.model.rpn._forward_hooks
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "keypoint_rcnn"])
+def test_nothing_detected_is_no_proposal_either(kind):
+    detector = adapter(kind)
+    detector.model.roi_heads.score_thresh = 1.0
+    assert len(detector.detect([IMAGE.clone().requires_grad_()])[0]) == 0
+
+
 def test_labels_begin_at_zero_where_zero_is_the_background(kind):
     detector = adapter(kind)
     with torch.no_grad():
@@ -160,8 +184,8 @@ def test_two_are_refused_by_name():
         resolve_adapter(Plain(tiny_torchvision("retinanet"), tiny_torchvision("faster_rcnn")))
 
 
-def test_training_mode_half_precision_and_other_models_are_refused():
-    model = tiny_torchvision("retinanet")
+def test_training_mode_half_precision_and_other_models_are_refused(kind):
+    model = tiny_torchvision(kind)
     with pytest.raises(RuntimeError, match="Expected the detector in eval mode"):
         TorchvisionAdapter(model.train()).detect([IMAGE])
     with pytest.raises(RuntimeError, match=r"single or double precision, but got torch.bfloat16"):
