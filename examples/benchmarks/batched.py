@@ -5,8 +5,8 @@ r"""Does engine='batched' pay: several cotangents in each backward pass against 
     python examples/benchmarks/batched.py --device cuda
 
 Small and usual DETR-like detectors of transformers, and SSDlite of torchvision, all with random weights: this says
-nothing of how good a detector is. Both engines take turns in every round, on the same image; the ratio is the median over
-rounds, with its range. The difference is the largest of all gradients, relative to the largest gradient.
+nothing of how good a detector is. Both engines take turns in every round, on the same image; the ratio is the median
+over rounds, with its range. The difference is the largest of all gradients, relative to the largest gradient.
 """
 
 import argparse

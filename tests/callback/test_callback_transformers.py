@@ -63,14 +63,14 @@ def train(folder=None):
     module = FineTuning()
     settings = {"n_samples": 2, "score_threshold": 0.2, "save_records": True, "on_error": "raise", "max_strips": 1}
     audit = ODSmoothGradCallback(audit_samples=[own_detections(module)], **settings)
-    trainer = trainer_with([audit] if folder else [], folder, max_steps=2, val_check_interval=1)
+    trainer = trainer_with([audit] if folder else [], folder, max_steps=2, val_check_interval=2)
     trainer.fit(module)
     return audit, module.state_dict(), trainer.optimizers[0].state_dict()["state"], torch.get_rng_state()
 
 
 def test_audited_in_training_which_it_leaves_alone_and_read_by_the_gate(tmp_path, capsys):
     audit, weights, moments, stream = train(tmp_path)
-    assert (audit.n_validations, audit.n_failed) == (2, 0)
+    assert (audit.n_validations, audit.n_failed) == (1, 0)
     assert audit.last["audit/recall"] == 1
     assert audit.last["audit/defined"] > 0
 
@@ -80,10 +80,10 @@ def test_audited_in_training_which_it_leaves_alone_and_read_by_the_gate(tmp_path
     assert moments
     assert torch.equal(stream, expected_stream)
 
-    first, second = sorted(tmp_path.rglob("step_*.json"))
-    assert [row.missed for row in read_record(second).objects] == [False, False]
+    (path,) = tmp_path.rglob("step_*.json")
+    assert [row.missed for row in read_record(path).objects] == [False, False]
     baseline = tmp_path / "baseline.json"
-    assert main(["baseline", "accept", str(first), "-o", str(baseline), "--reason", "the first step"]) == 0
+    assert main(["baseline", "accept", str(path), "-o", str(baseline), "--reason", "the first"]) == 0
     capsys.readouterr()
-    assert main(["gate", str(baseline), str(second)]) in (0, 1)
+    assert main(["gate", str(baseline), str(path)]) in (0, 1)
     assert "occlusion/sufficiency" in capsys.readouterr().out
