@@ -10,6 +10,7 @@ import ast
 import importlib.util
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,16 @@ def _fine_tuned(printed: str, folder: Path) -> None:
 def _refused(printed: str, folder: Path) -> None:
     assert "NOT COMPARABLE" in printed  # after one step nothing is detected
     assert (folder / "runs" / "shortcut" / "report.html").is_file()
+
+
+def _differentiated(printed: str, folder: Path) -> None:
+    assert re.search(r"\| torchvision SSDlite320-MobileNetV3 \| yes \(\de-\d+\) \| autograd \| [\d.]+ \|", printed)
+
+
+def _faster(printed: str, folder: Path) -> None:
+    assert re.search(
+        r"\| SSDlite320-MobileNetV3 \(320x320\) \| [\d.]+ \| [\d.]+ \| [\d.]+ \(.*\) \| \de[-+]\d+ \|", printed
+    )
 
 
 def _power(printed: str, folder: Path) -> None:
@@ -117,6 +128,8 @@ RUNS = {
     ),
     "reproduction/up_left.py": Run("--config=faster_rcnn_tiny --projections=1 --output=up.png", _centres),
     "shortcut.py": Run(f"{FEW} --steps=1", _refused, code=3),
+    "benchmarks/batched.py": Run("--only=SSDlite --size=64 --rounds=1 --objects=1", _faster),
+    "benchmarks/detectors.py": Run("--only=SSDlite --size=64 --rounds=1", _differentiated),
     "benchmarks/gate_power.py": Run("--images=2 --simulations=2 --repetitions=1", _power),
     "benchmarks/gate_real.py": Run(f"{FEW} --steps=1 --repetitions=1 --clean=4", _real_gate),
     "benchmarks/occlusion.py": Run("--quick --samples=1 --rounds=1", _hidden),

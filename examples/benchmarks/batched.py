@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 from odsg_lightning.detectors.torchvision import TorchvisionAdapter
-from odsg_lightning.detectors.transformers import TransformersAdapter
 from odsg_lightning.saliency.gradients import linearize
 from odsg_lightning.saliency.protocol import Detector
 
@@ -79,6 +78,8 @@ def _rt_detr(width: int, channels: Sequence[int], layers: int) -> Callable[[int,
     def make(size: int, device: str) -> Detector:
         from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrImageProcessor, RTDetrResNetConfig
 
+        from odsg_lightning.detectors.transformers import TransformersAdapter
+
         backbone = RTDetrResNetConfig(
             embedding_size=channels[0],
             hidden_sizes=list(channels),
@@ -103,6 +104,8 @@ def _rt_detr(width: int, channels: Sequence[int], layers: int) -> Callable[[int,
 
 def _detr(size: int, device: str) -> Detector:
     from transformers import DetrConfig, DetrForObjectDetection, DetrImageProcessor, ResNetConfig
+
+    from odsg_lightning.detectors.transformers import TransformersAdapter
 
     backbone = ResNetConfig(
         embedding_size=16, hidden_sizes=[16, 32, 64, 64], depths=[1, 1, 1, 1], out_features=["stage4"]

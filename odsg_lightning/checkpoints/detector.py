@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from odsg_lightning.detectors.build import build_detector, class_count, load_config, require_boxes_only
+from odsg_lightning.detectors.build import build_detector, class_count, load_config, require_upright_boxes
 from odsg_lightning.detectors.detectron2_names import CfgNode
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.detectors.weights.category_names import category_names_in
@@ -164,7 +164,7 @@ def _build(config: str | Path | Mapping[str, Any], num_classes: int | None, sour
         load_config(config)  # a bare name: a mistake in it is not a broken file
     try:
         cfg = load_config(config, num_classes=num_classes)
-        require_boxes_only(cfg)
+        require_upright_boxes(cfg)
         _refuse_giants(cfg)
         module = LoadedDetector(cfg)
         resolve_adapter(module)
@@ -185,6 +185,7 @@ def _refuse_giants(cfg: CfgNode) -> None:
         "MODEL.RETINANET.NUM_CONVS": cfg.MODEL.RETINANET.NUM_CONVS,
         "MODEL.ROI_BOX_HEAD.NUM_CONV": cfg.MODEL.ROI_BOX_HEAD.NUM_CONV,
         "MODEL.ROI_BOX_HEAD.NUM_FC": cfg.MODEL.ROI_BOX_HEAD.NUM_FC,
+        "MODEL.ROI_MASK_HEAD.NUM_CONV": cfg.MODEL.ROI_MASK_HEAD.NUM_CONV,
         "anchors": sum(map(len, anchors.SIZES)) * sum(map(len, anchors.ASPECT_RATIOS)),
     }
     for name, value in repeated.items():

@@ -3,17 +3,13 @@
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
 from odsg_lightning.data.coco import CocoDataset
-from odsg_lightning.data.coco_masks import segmentation_mask
 from odsg_lightning.data.coco_records import Annotation, CocoImage
-from odsg_lightning.data.dataset import resize_boxes, resize_image, shortest_edge_size
+from odsg_lightning.data.dataset import box_mask, resize_boxes, resize_image, resized_mask, shortest_edge_size
 from odsg_lightning.data.images import load_image
 from odsg_lightning.errors import BrokenInputError, UserInputError
 from odsg_lightning.types import AuditSample
@@ -174,22 +170,15 @@ def usable_objects(
             f"{image.id} has {len(candidates)} objects at {size[0]} x {size[1]} pixels. Audit it at a smaller size, or "
             "leave it out."
         )
-    make_mask = box_mask if masks == "box" else _resized_mask
+    make_mask = _box_mask if masks == "box" else _segmentation_mask
     masked = ((annotation, make_mask(annotation, original, size)) for annotation in candidates)
     return [(annotation, mask) for annotation, mask in masked if mask.any()]
 
 
-def _resized_mask(annotation: Annotation, original: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def _segmentation_mask(annotation: Annotation, original: tuple[int, int], size: tuple[int, int]) -> Tensor:
     assert annotation.segmentation is not None  # what has none is no candidate
-    mask = torch.from_numpy(segmentation_mask(annotation.segmentation, *original).astype(np.uint8))
-    # NEAREST_EXACT samples at pixel centres, as the boxes are scaled; NEAREST would shift the mask by half a pixel.
-    resized: Tensor = transforms.resize(mask[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT)
-    return resized[0].bool()
+    return resized_mask(annotation.segmentation, original, size)
 
 
-def box_mask(annotation: Annotation, original: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Return ``[H, W]`` bool at ``size``: the pixels whose centres lie in the annotation's box."""
-    x1, y1, x2, y2 = resize_boxes(torch.tensor([annotation.box]), original, size)[0]
-    rows, columns = torch.arange(size[0])[:, None] + 0.5, torch.arange(size[1]) + 0.5
-    inside: Tensor = (rows >= y1) & (rows < y2) & (columns >= x1) & (columns < x2)
-    return inside
+def _box_mask(annotation: Annotation, original: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    return box_mask(torch.tensor(annotation.box), original, size)

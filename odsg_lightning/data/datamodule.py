@@ -216,7 +216,12 @@ class CocoDetectionDataModule(LightningDataModule):
     def train_dataset(self) -> DetectionDataset:
         """The training images that have an object, read on first use."""
         dataset = DetectionDataset(
-            self._train, min_sizes=self.min_size, max_size=self.max_size, flip=self.flip, training=True
+            self._train,
+            min_sizes=self.min_size,
+            max_size=self.max_size,
+            flip=self.flip,
+            training=True,
+            masks=self._masks_needed,
         )
         if not len(dataset):
             raise BrokenInputError(
@@ -232,11 +237,22 @@ class CocoDetectionDataModule(LightningDataModule):
 
     @cached_property
     def _train(self) -> coco.CocoDataset:
+        masks = self._masks_needed
         train = coco.read_coco(
-            self.train_annotations, self.train_images, bad_records=self.bad_records, segmentations=False
+            self.train_annotations, self.train_images, bad_records=self.bad_records, segmentations=masks
         )
         coco.require_same_categories(train, self._val)
+        if masks and not any(a.segmentation for image in train.images for a in image.annotations):
+            raise UserInputError(
+                f"Expected {self.train_annotations} to have segmentations, because the detector is trained on masks, "
+                "but it has none that can be used. Give a file with segmentations, or set MODEL.MASK_ON to false."
+            )
         return train
+
+    @property
+    def _masks_needed(self) -> bool:
+        module = None if self.trainer is None else self.trainer.lightning_module
+        return bool(getattr(module, "needs_masks", False))
 
     @cached_property
     def _val(self) -> coco.CocoDataset:

@@ -1,15 +1,18 @@
 """A COCO file as a map-style dataset: one dict per image, at the size that the network sees."""
 
-from collections.abc import Sequence
-from typing import NotRequired, TypedDict
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from odsg_lightning.data.coco import CocoDataset
+from odsg_lightning.data.coco_masks import Segmentation, segmentation_mask
 from odsg_lightning.data.images import load_image
 
 
@@ -29,7 +32,7 @@ class DetectionExample(TypedDict):
 
     ``image`` ``[3, H, W]`` uint8 RGB at network size; ``boxes`` ``[G, 4]`` float32 XYXY in pixels of ``image`` and
     ``labels`` ``[G]`` int64, without crowd regions; ``height`` and ``width`` of the original image in pixels;
-    ``target`` in evaluation only.
+    ``target`` in evaluation only; ``masks`` ``[G, H, W]`` bool where they were asked for.
     """
 
     image: Tensor
@@ -40,6 +43,7 @@ class DetectionExample(TypedDict):
     height: int
     width: int
     target: NotRequired[EvaluationTarget]
+    masks: NotRequired[Tensor]
 
 
 class DetectionDataset(Dataset[DetectionExample]):
@@ -51,10 +55,18 @@ class DetectionDataset(Dataset[DetectionExample]):
         max_size: upper limit of the longer edge.
         flip: probability of a horizontal flip.
         training: leave out images without an object to train on; otherwise keep all and add ``target``.
+        masks: add ``masks``; an object without a usable segmentation has its filled box.
     """
 
     def __init__(
-        self, coco: CocoDataset, *, min_sizes: Sequence[int], max_size: int, flip: float = 0.0, training: bool
+        self,
+        coco: CocoDataset,
+        *,
+        min_sizes: Sequence[int],
+        max_size: int,
+        flip: float = 0.0,
+        training: bool,
+        masks: bool = False,
     ) -> None:
         """Pack the annotations into arrays."""
         self.min_sizes, self.max_size, self.flip, self.training = tuple(min_sizes), max_size, flip, training
@@ -69,6 +81,7 @@ class DetectionDataset(Dataset[DetectionExample]):
         self._boxes = np.array([a.box for a in objects], dtype=np.float32).reshape(-1, 4)
         self._labels = np.array([a.label for a in objects], dtype=np.int64)
         self._crowd = np.array([a.iscrowd for a in objects], dtype=np.bool_)
+        self._segmentations = _Packed(a.segmentation for a in objects) if masks else None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -85,7 +98,8 @@ class DetectionDataset(Dataset[DetectionExample]):
         size = shortest_edge_size(height, width, min_size, self.max_size)
         image = resize_image(load_image(self.folder / name, (height, width)), size)
         boxes = resize_boxes(all_boxes[~crowd], (height, width), size)
-        if self.flip > 0 and float(torch.rand(())) < self.flip:
+        flipped = self.flip > 0 and float(torch.rand(())) < self.flip
+        if flipped:
             image, boxes = transforms.horizontal_flip(image), flip_boxes(boxes, size[1])
         example = DetectionExample(
             image=image,
@@ -96,12 +110,51 @@ class DetectionDataset(Dataset[DetectionExample]):
             height=height,
             width=width,
         )
+        if self._segmentations is not None:
+            numbers = [number for number in range(objects.start, objects.stop) if not self._crowd[number]]
+            masks = [self._mask(number, (height, width), size) for number in numbers]
+            stacked = torch.stack(masks) if masks else torch.zeros(0, *size, dtype=torch.bool)
+            example["masks"] = stacked.flip(2) if flipped else stacked
         if not self.training:
             # Clones: a transform of the batch in place must not reach the arrays.
             example["target"] = EvaluationTarget(
                 boxes=all_boxes.clone(), labels=all_labels.clone(), iscrowd=crowd.long()
             )
         return example
+
+    def _mask(self, number: int, original: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        segmentation = None if self._segmentations is None else self._segmentations[number]
+        if segmentation is None:
+            return box_mask(torch.from_numpy(self._boxes[number]), original, size)
+        return resized_mask(segmentation, original, size)
+
+
+class _Packed:
+    """Values of a JSON file as one array: references to millions of small objects would be copied by every worker."""
+
+    def __init__(self, values: Iterable[Any]) -> None:
+        texts = [json.dumps(value).encode() for value in values]
+        self._ends = np.cumsum([0, *map(len, texts)])
+        self._bytes = np.frombuffer(b"".join(texts), dtype=np.uint8)
+
+    def __getitem__(self, index: int) -> Any:
+        return json.loads(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
+
+
+def resized_mask(segmentation: Segmentation, original: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Return ``[H, W]`` bool at ``size`` of a segmentation in an image of size ``original``, both (height, width)."""
+    mask = torch.from_numpy(segmentation_mask(segmentation, *original).astype(np.uint8))
+    # NEAREST_EXACT samples at pixel centres, as the boxes are scaled; NEAREST would shift the mask by half a pixel.
+    resized: Tensor = transforms.resize(mask[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT)
+    return resized[0].bool()
+
+
+def box_mask(box: Tensor, original: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Return ``[H, W]`` bool at ``size``: the pixels whose centres lie in a box ``[4]`` of the original image."""
+    x1, y1, x2, y2 = resize_boxes(box[None], original, size)[0]
+    rows, columns = torch.arange(size[0])[:, None] + 0.5, torch.arange(size[1]) + 0.5
+    inside: Tensor = (rows >= y1) & (rows < y2) & (columns >= x1) & (columns < x2)
+    return inside
 
 
 def shortest_edge_size(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:

@@ -17,6 +17,8 @@ from odsg_lightning.errors import UserInputError
 
 _UNREGISTERED = re.compile(r"No object named '(.*)' found in '(.*)' registry")  # fvcore's Registry
 
+_ROTATED = {"RotatedAnchorGenerator", "RRPN", "RROIHeads"}
+
 _LAZY = (
     "A LazyConfig is code, which is not run here. Give the YAML file of the same detector (most of Detectron2's model "
     "zoo has one); or build the model in Python, `instantiate(LazyConfig.load(...).model)`, and put it into a "
@@ -109,14 +111,34 @@ def build_detector(cfg: CfgNode, device: str = "cpu") -> nn.Module:
     return detector
 
 
-def require_boxes_only(cfg: CfgNode) -> None:
-    """Refuse a detector that predicts more than boxes.
+def require_upright_boxes(cfg: CfgNode) -> None:
+    """Refuse a detector of rotated boxes.
 
     Raises:
-        UserInputError: says what to set.
+        UserInputError: names its parts that are for them.
     """
-    if cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON:
-        raise UserInputError("Expected a detector of boxes only: set MODEL.MASK_ON and MODEL.KEYPOINT_ON to false.")
+    parts = [cfg.MODEL[part].NAME for part in ("ANCHOR_GENERATOR", "PROPOSAL_GENERATOR", "ROI_HEADS")]
+    rotated = [name for name in parts if name in _ROTATED]
+    if rotated:
+        raise UserInputError(
+            f"Expected a detector of upright boxes, but got {', '.join(rotated)}: rotated boxes have no x_min, y_min, "
+            "x_max, y_max to explain, and boxes of COCO files have no angle to learn."
+        )
+
+
+def require_trainable(cfg: CfgNode) -> None:
+    """Refuse what a COCO file as it is read here has nothing to train with.
+
+    Raises:
+        UserInputError: says what to do.
+    """
+    require_upright_boxes(cfg)
+    if cfg.MODEL.KEYPOINT_ON:
+        raise UserInputError(
+            "Expected MODEL.KEYPOINT_ON to be false, because no keypoints are read from annotations. Set it to false "
+            "to fine-tune the boxes alone; or train it in a LightningModule of your own, where the callback audits its "
+            "boxes as they are."
+        )
 
 
 def class_count(cfg: CfgNode) -> int:

@@ -157,7 +157,7 @@ class Detectron2Model:
         ]
         with torch.autocast(images[0].device.type, enabled=False):
             found = [result["instances"] for result in self.model(asked)]
-        if not isinstance(found[0].pred_boxes, Boxes):
+        if type(found[0].pred_boxes) is not Boxes:  # RotatedBoxes are a subclass
             raise RuntimeError(
                 f"Expected axis-aligned boxes (XYXY), but the model returned {type(found[0].pred_boxes).__name__}: "
                 "rotated boxes have no x_min, y_min, x_max, y_max to explain."

@@ -18,7 +18,7 @@ try:
     from detectron2.modeling.poolers import assign_boxes_to_levels
     from detectron2.modeling.proposal_generator import RPN
     from detectron2.modeling.roi_heads import Res5ROIHeads, StandardROIHeads
-    from detectron2.structures import Boxes, Instances
+    from detectron2.structures import BitMasks, Boxes, Instances
     from detectron2.utils.events import EventStorage
     from detectron2.utils.file_io import PathManager
 except ModuleNotFoundError as error:
@@ -35,6 +35,7 @@ __all__ = [
     "RPN",
     "BasicBlock",
     "BasicStem",
+    "BitMasks",
     "BottleneckBlock",
     "Boxes",
     "CfgNode",

@@ -5,6 +5,7 @@ A batch is a list with one dictionary per image:
 ======================= =========================================================================================
 ``image``               ``[3, H, W]`` RGB, uint8 or float, 0 to 255, at the size the detector sees
 ``boxes``, ``labels``   ``[G, 4]`` float32 XYXY in pixels of ``image``, and ``[G]`` int64 class indices (training)
+``masks``               ``[G, H, W]`` bool (training with ``MODEL.MASK_ON``)
 ``image_id``            COCO image id
 ``height``, ``width``   size of the original image in pixels
 ``target``              ``boxes`` ``[G, 4]`` XYXY in original pixels, ``labels`` and ``iscrowd`` ``[G]`` (evaluation)
@@ -17,18 +18,36 @@ from typing import Any
 from torch import nn
 
 from odsg_lightning.detectors.detectron2 import to_input_format
-from odsg_lightning.detectors.detectron2_names import Boxes, Instances
+from odsg_lightning.detectors.detectron2_names import BitMasks, Boxes, Instances
+from odsg_lightning.errors import UserInputError
 from odsg_lightning.types import Detections
 
 
-def training_inputs(batch: Sequence[dict[str, Any]], input_format: str) -> list[dict[str, Any]]:
-    """Return a batch as Detectron2 wants it in training: the image and its ground truth as ``Instances``."""
+def training_inputs(batch: Sequence[dict[str, Any]], input_format: str, masks: bool = False) -> list[dict[str, Any]]:
+    """Return a batch as Detectron2 wants it in training: the image and its ground truth as ``Instances``.
+
+    Args:
+        batch: see above.
+        input_format: the detector's channel order.
+        masks: whether it is trained on masks, too.
+
+    Raises:
+        UserInputError: there are no masks where they are needed.
+    """
     inputs = []
     for sample in batch:
         image = to_input_format(sample["image"], input_format)
         instances = Instances((image.shape[1], image.shape[2]))
         instances.gt_boxes = Boxes(sample["boxes"])
         instances.gt_classes = sample["labels"]
+        if masks:
+            if "masks" not in sample:
+                raise UserInputError(
+                    "Expected `masks` [G, H, W] in each sample of the batch, because MODEL.MASK_ON is true, but got "
+                    f"{sorted(sample)}. Add them, take CocoDetectionDataModule as the Trainer's data module, which "
+                    "does it by itself, or set MODEL.MASK_ON to false."
+                )
+            instances.gt_masks = BitMasks(sample["masks"])
         inputs.append({"image": image, "instances": instances})
     return inputs
 

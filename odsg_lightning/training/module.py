@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from odsg_lightning.detectors.build import build_detector, class_count, load_config, portable_config, require_boxes_only
+from odsg_lightning.detectors.build import build_detector, class_count, load_config, portable_config, require_trainable
 from odsg_lightning.detectors.detectron2 import to_input_format
 from odsg_lightning.detectors.detectron2_names import EventStorage
 from odsg_lightning.detectors.weights.category_names import (
@@ -34,7 +34,7 @@ _NORMALIZER_KEY = "odsg_loss_normalizer"
 
 
 class DetectionModule(LightningModule):
-    """Trains and evaluates a RetinaNet or a Faster R-CNN of Detectron2.
+    """Trains and evaluates a RetinaNet, a Faster R-CNN or a Mask R-CNN of Detectron2.
 
     Logs ``train/loss`` and each loss (``train/loss_cls``, ...) at every step, and ``val/map``, ``val/map_50`` and
     ``val/map_75`` (``test/...``) at the end of an evaluation; as with COCO's own tool, -1 means that there was no
@@ -64,6 +64,7 @@ class DetectionModule(LightningModule):
     Attributes:
         detector: Detectron2's own module.
         cfg: the merged configuration.
+        needs_masks: whether it is trained on masks, too, which the data module then adds to its batches.
         category_names: name of each class, by label; None until a data module or a checkpoint has said them.
 
     Raises:
@@ -93,7 +94,8 @@ class DetectionModule(LightningModule):
         """Store the arguments; build the detector unless ``num_classes`` is ``"auto"``."""
         super().__init__()
         self.cfg = load_config(config, overrides or (), None if num_classes == "auto" else num_classes)
-        require_boxes_only(self.cfg)
+        require_trainable(self.cfg)
+        self.needs_masks = bool(self.cfg.MODEL.MASK_ON)
         self._weights = weights
         self._trust_weights = trust_weights
         self._optimizer = optimizer
@@ -178,7 +180,8 @@ class DetectionModule(LightningModule):
         self._look_at_losses()
         # Detectron2's losses write into a storage, and fail without one.
         with EventStorage(self.global_step):
-            losses: dict[str, Tensor] = self.detector(training_inputs(batch, self.cfg.INPUT.FORMAT))
+            inputs = training_inputs(batch, self.cfg.INPUT.FORMAT, self.needs_masks)
+            losses: dict[str, Tensor] = self.detector(inputs)
         self._losses.keep(self.global_step, [sample.get("image_id") for sample in batch], losses)
         total = torch.stack(list(losses.values())).sum()
         self.log("train/loss", total, prog_bar=True, batch_size=len(batch))

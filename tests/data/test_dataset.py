@@ -4,7 +4,8 @@ from helpers.coco_files import CROWD, annotation_record, image_record, make_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from odsg_lightning.data.dataset import flip_boxes, resize_boxes, shortest_edge_size
+from odsg_lightning.data.coco import read_coco
+from odsg_lightning.data.dataset import DetectionDataset, flip_boxes, resize_boxes, shortest_edge_size
 
 
 @pytest.mark.parametrize(
@@ -98,6 +99,28 @@ def test_training_batch_with_and_without_flip(train, val, flip, x1, corner):
     assert "target" not in sample
     assert sample["image"][:, 0, 0].tolist() == [corner, 0, 128]  # red is the column before the flip
     assert sample["boxes"].tolist() == [[x1, 6, x1 + 10, 14]]
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_masks_follow_the_image_and_are_filled_boxes_where_there_are_none(train, flip):
+    train.images = train.images[:1]
+    train.annotations = [
+        annotation_record(11, 1, segmentation=[[4, 6, 14, 6, 4, 14]]),  # the lower right half of its box is missing
+        annotation_record(12, 1, **CROWD),
+        annotation_record(13, 1, segmentation=[], bbox=[20, 0, 10, 8]),
+    ]
+    coco = read_coco(train.write().json, train.images_dir)
+    (sample,) = DetectionDataset(coco, min_sizes=[60], max_size=80, flip=flip, training=True, masks=True)
+    triangle, box = sample["masks"].flip(2) if flip else sample["masks"]
+    assert triangle.shape == sample["image"].shape[1:] == (60, 80)
+    assert triangle[12:28, 8:28].sum() == triangle.sum() == pytest.approx(160, rel=0.15)  # half of 16 x 20
+    assert triangle[13, 9]
+    assert not triangle[26, 26]
+    expected = torch.zeros(60, 80, dtype=torch.bool)
+    expected[0:16, 40:60] = True
+    assert torch.equal(box, expected)
+    (plain,) = DetectionDataset(coco, min_sizes=[60], max_size=80, training=True)
+    assert "masks" not in plain
 
 
 def test_training_leaves_out_crowds_and_images_without_an_object(train, val):

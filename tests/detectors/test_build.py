@@ -16,7 +16,8 @@ from odsg_lightning.detectors.build import (
     load_config,
     model_zoo_folder,
     portable_config,
-    require_boxes_only,
+    require_trainable,
+    require_upright_boxes,
 )
 from odsg_lightning.detectors.tiny_backbone import TINY_BACKBONE, register_tiny_backbone
 from odsg_lightning.errors import BrokenInputError, UserInputError
@@ -411,11 +412,20 @@ class TestGroupNorm:
         assert "Detectron2 0.6 makes one of a single channel to learn its name" in told
 
 
-@pytest.mark.parametrize("key", ["MODEL.MASK_ON", "MODEL.KEYPOINT_ON"])
-def test_a_detector_that_predicts_more_than_boxes_is_refused(key):
-    require_boxes_only(load_config("faster_rcnn_tiny"))
-    with pytest.raises(UserInputError, match=r"set MODEL\.MASK_ON and MODEL\.KEYPOINT_ON to false"):
-        require_boxes_only(load_config("faster_rcnn_tiny", {key: True}))
+def test_keypoints_are_not_trained_and_rotated_boxes_not_even_audited():
+    for masks in (False, True):
+        require_trainable(load_config("faster_rcnn_tiny", {"MODEL.MASK_ON": masks}))
+    keypoints = load_config("faster_rcnn_tiny", {"MODEL.KEYPOINT_ON": True})
+    require_upright_boxes(keypoints)
+    with pytest.raises(UserInputError, match=r"MODEL.KEYPOINT_ON to be false, because no keypoints are read from"):
+        require_trainable(keypoints)
+    rotated = load_config(
+        "faster_rcnn_tiny",
+        {"MODEL.ANCHOR_GENERATOR.NAME": "RotatedAnchorGenerator", "MODEL.ROI_HEADS.NAME": "RROIHeads"},
+    )
+    for refuse in (require_trainable, require_upright_boxes):
+        with pytest.raises(UserInputError, match=r"upright boxes, but got RotatedAnchorGenerator, RROIHeads: rotated"):
+            refuse(rotated)
 
 
 LAZY_YAML = "model: {_target_: detectron2.modeling.RetinaNet, num_classes: 3}\ntrain: {max_iter: 10}\n"

@@ -380,11 +380,6 @@ def test_num_classes_none_is_the_configuration_s_and_a_number_wins():
     assert make_module(num_classes=7).detector.num_classes == 7
 
 
-def test_masks_are_refused():
-    with pytest.raises(ValueError, match=r"set MODEL\.MASK_ON"):
-        make_module("faster_rcnn_tiny", overrides={"MODEL.MASK_ON": True})
-
-
 # ---- checkpoints ----
 
 

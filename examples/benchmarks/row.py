@@ -1,0 +1,78 @@
+"""A line of the table of detectors: how one is built, with random weights, and what its gradients hold fixed."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from odsg_lightning.saliency.protocol import Detector
+
+
+@dataclass(frozen=True)
+class Row:
+    """One detector.
+
+    Attributes:
+        name: for people.
+        make: builds it for images of ``size`` pixels, in eval mode, on the CPU and in single precision.
+        traps: what to mind, in a few words; the rest is in docs/detectors.md.
+        held: of the detector: keeps what its gradients do not flow through as it was in the first forward pass inside.
+        step: of the finite differences, in grey levels.
+    """
+
+    name: str
+    make: Callable[[int], Detector]
+    traps: str
+    held: Callable[[Any], AbstractContextManager[None]] = lambda _: nullcontext()
+    step: float = 1e-3
+
+
+@contextmanager
+def output_held(module: nn.Module) -> Iterator[None]:
+    """Let a module return what it returned the first time, whatever it is given."""
+    kept: list[Any] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        kept.append(output)
+        return kept[0]
+
+    handle = module.register_forward_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def made_loud(model: nn.Module, run: Callable[[], object]) -> None:
+    """Scale the weights of an untrained detector layer by layer, so that what it finds depends on the image.
+
+    The outputs of each convolution and linear layer get a standard deviation of 1 (Mishkin & Matas, "All you need is a
+    good init", 2016): as they are drawn, those of the heads are nearly constant, and those of a residual network whose
+    normalisation has no statistics yet overflow.
+
+    Args:
+        model: in eval mode; changed in place. All biases of these layers become zero.
+        run: runs it on an image.
+    """
+    layers = [child for child in model.modules() if isinstance(child, nn.Conv2d | nn.Linear)]
+    scaled: set[nn.Module] = set()
+
+    def scale(layer: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        spread = output.std() if output.numel() > 1 else torch.zeros(())
+        if layer in scaled or not spread > 0:
+            return output
+        scaled.add(layer)
+        layer.get_parameter("weight").div_(spread)
+        return output / spread
+
+    with torch.no_grad(), ExitStack() as hooks:
+        for layer in layers:
+            if layer.bias is not None:
+                layer.bias.zero_()
+            if not layer.weight.any():
+                nn.init.kaiming_normal_(layer.weight)
+            hooks.callback(layer.register_forward_hook(scale).remove)
+        run()
