@@ -51,17 +51,10 @@ def _transformers() -> list[Row]:
     return rows_transformers.ROWS
 
 
-def _rfdetr() -> list[Row]:
-    import rows_rfdetr
-
-    return rows_rfdetr.ROWS
-
-
 FAMILIES: dict[str, Callable[[], list[Row]]] = {
     "detectron2": _detectron2,
     "torchvision": _torchvision,
     "transformers": _transformers,
-    "rfdetr": _rfdetr,
 }
 """By the package that must be installed."""
 
