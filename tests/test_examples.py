@@ -66,6 +66,12 @@ def _differentiated(printed: str, folder: Path) -> None:
     assert re.search(r"\| torchvision SSDlite320-MobileNetV3 \| yes \(\de-\d+\) \| autograd \| [\d.]+ \|", printed)
 
 
+def _faster(printed: str, folder: Path) -> None:
+    assert re.search(
+        r"\| SSDlite320-MobileNetV3 \(320x320\) \| [\d.]+ \| [\d.]+ \| [\d.]+ \(.*\) \| \de[-+]\d+ \|", printed
+    )
+
+
 def _power(printed: str, folder: Path) -> None:
     assert "1 of 1 pass" in printed
 
@@ -122,6 +128,7 @@ RUNS = {
     ),
     "reproduction/up_left.py": Run("--config=faster_rcnn_tiny --projections=1 --output=up.png", _centres),
     "shortcut.py": Run(f"{FEW} --steps=1", _refused, code=3),
+    "benchmarks/batched.py": Run("--only=SSDlite --size=64 --rounds=1 --objects=1", _faster),
     "benchmarks/detectors.py": Run("--only=SSDlite --size=64 --rounds=1", _differentiated),
     "benchmarks/gate_power.py": Run("--images=2 --simulations=2 --repetitions=1", _power),
     "benchmarks/gate_real.py": Run(f"{FEW} --steps=1 --repetitions=1 --clean=4", _real_gate),

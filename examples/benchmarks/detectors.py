@@ -45,7 +45,17 @@ def _torchvision() -> list[Row]:
     return rows_torchvision.ROWS
 
 
-FAMILIES: dict[str, Callable[[], list[Row]]] = {"detectron2": _detectron2, "torchvision": _torchvision}
+def _transformers() -> list[Row]:
+    import rows_transformers
+
+    return rows_transformers.ROWS
+
+
+FAMILIES: dict[str, Callable[[], list[Row]]] = {
+    "detectron2": _detectron2,
+    "torchvision": _torchvision,
+    "transformers": _transformers,
+}
 """By the package that must be installed."""
 
 

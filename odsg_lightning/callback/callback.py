@@ -95,7 +95,7 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
         max_strips: number of pictures per audit, at most; 0 for none.
         tolerance: None, or when to stop before ``n_samples``: :func:`odsg_lightning.saliency.smoothgrad.smoothgrad`.
         engine: how gradients are computed: ``"auto"``, the fastest way that the detector allows, ``"windowed"``,
-            ``"cut"`` or ``"autograd"``: the same maps, but for rounding. The log says which one runs.
+            ``"cut"``, ``"batched"`` or ``"autograd"``: the same maps, but for rounding. The log says which one runs.
         precision: ``"bf16"`` lets the windowed engine compute its backward pass in bfloat16: approximate.
         adapter: makes a detector of the LightningModule.
         drift: compare each audit's maps, reduced to 192 px, with those of the audit before and of the reference.

@@ -58,8 +58,8 @@ class TransformersAdapter:
         >>> sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "layer_type": "basic"}
         >>> backbone = RTDetrResNetConfig(**sizes, out_features=["stage2", "stage3", "stage4"])
         >>> config = RTDetrConfig(
-        ...     backbone_config=backbone, encoder_in_channels=[8, 8, 8], encoder_hidden_dim=16, d_model=16, num_labels=2,
-        ...     decoder_in_channels=[16, 16, 16], num_queries=10, decoder_layers=2,
+        ...     backbone_config=backbone, encoder_in_channels=[8, 8, 8], encoder_hidden_dim=16, d_model=16,
+        ...     decoder_in_channels=[16, 16, 16], decoder_layers=2, num_queries=10, num_labels=2,
         ... )
         >>> model = RTDetrForObjectDetection(config).eval()
         >>> processor = RTDetrImageProcessor(size={"height": 64, "width": 64})
@@ -81,9 +81,9 @@ class TransformersAdapter:
         self.processor = _default_processor(model) if processor is None else processor
         if getattr(self.processor, "backend", "torchvision") != "torchvision":
             raise UserInputError(
-                f"Expected an image processor that computes in PyTorch, but {type(self.processor).__name__} turns images "
-                "into NumPy arrays, which have no gradient. Load it with `AutoImageProcessor.from_pretrained(..., "
-                "backend='torchvision')`."
+                f"Expected an image processor that computes in PyTorch, but {type(self.processor).__name__} turns "
+                "images into NumPy arrays, which have no gradient. Load it with "
+                "`AutoImageProcessor.from_pretrained(..., backend='torchvision')`."
             )
         self._labels = _labels_of(model) if labels is None else list(labels)
         self._through_refinement = through_refinement
@@ -138,8 +138,8 @@ def adapter_of(model: nn.Module, module: nn.Module) -> TransformersAdapter:
     held = {id(value): value for value in vars(module).values() if isinstance(value, transformers.BaseImageProcessor)}
     if len(held) > 1:
         raise UserInputError(
-            f"Expected {type(module).__name__} to hold one image processor, but found {len(held)}. Say which one belongs "
-            "to the detector: `adapter=lambda module: TransformersAdapter(module.model, module.processor)`."
+            f"Expected {type(module).__name__} to hold one image processor, but found {len(held)}. Say which one "
+            "belongs to the detector: `adapter=lambda module: TransformersAdapter(module.model, module.processor)`."
         )
     return TransformersAdapter(model, next(iter(held.values()), None))
 

@@ -1,13 +1,16 @@
 """A detector at one image, and the gradients of its numbers with respect to the pixels."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.names import PARAMETERS
-from odsg_lightning.saliency.options import Engine, Precision, check_engine
+from odsg_lightning.saliency.batched import BatchedGradients
+from odsg_lightning.saliency.memory import allocated
+from odsg_lightning.saliency.options import ANY_DETECTOR, Engine, Precision, check_engine
 from odsg_lightning.saliency.protocol import (
     BatchingDetector,
     Detector,
@@ -26,10 +29,12 @@ def linearize(
 
     Args:
         detector: if it is a :class:`~odsg_lightning.saliency.protocol.LinearizingDetector`, its own gradients are used
-            for every engine but ``"autograd"``.
+            for every engine but ``"batched"`` and ``"autograd"``.
         image: ``[3, H, W]`` RGB, float, 0 to 255. It is copied, and works under ``no_grad`` and ``inference_mode``.
-        engine: ``"autograd"`` for one backward pass per output, whatever the detector; ``"auto"`` for the fastest
-            engine that the detector has; ``"windowed"`` or ``"cut"`` for one by name.
+        engine: ``"autograd"`` for one backward pass per output, whatever the detector; ``"batched"`` for several
+            outputs in each, which pays where the time goes into starting operations rather than into computing them, as
+            for a small detector; ``"auto"`` for the fastest engine of the detector's own, otherwise ``"autograd"``;
+            ``"windowed"`` or ``"cut"`` for one by name.
         precision: ``"bf16"`` lets an engine of the detector's own that can do so compute its linear backward pass in
             bfloat16: approximate. Plain autograd is always of full precision.
 
@@ -38,10 +43,10 @@ def linearize(
     """
     check_engine(engine, precision)
     with torch.inference_mode(False), torch.enable_grad():
-        if isinstance(detector, LinearizingDetector) and engine != "autograd":
+        if isinstance(detector, LinearizingDetector) and engine not in ANY_DETECTOR:
             return detector.linearize(image.detach().clone(), engine=engine, precision=precision)
         check_has_engine(detector, engine)
-        return AutogradLinearization(detector, image)
+        return AutogradLinearization(detector, image, batched=engine == "batched")
 
 
 def linearize_each(
@@ -52,7 +57,7 @@ def linearize_each(
     A :class:`~odsg_lightning.saliency.protocol.BatchingDetector` may run several of them at once. Others take each
     image when its turn has come.
     """
-    if not isinstance(detector, BatchingDetector) or engine == "autograd":
+    if not isinstance(detector, BatchingDetector) or engine in ANY_DETECTOR:
         return (linearize(detector, image, engine, precision) for image in images)
     check_engine(engine, precision)
     copies = (image.detach().clone() for image in images)
@@ -93,6 +98,8 @@ class GradientLook:
 def engine_choice(detector: Detector, engine: Engine = "auto", precision: Precision = "full") -> EngineChoice:
     """Return which engine :func:`linearize` will use for this detector, and why."""
     name = type(detector).__name__
+    if engine == "batched":
+        return EngineChoice("batched", "full", "several outputs in each backward pass, as asked for")
     if not isinstance(detector, LinearizingDetector):
         return EngineChoice("autograd", "full", f"plain autograd: {name} has no gradients of its own")
     if engine == "autograd":
@@ -108,27 +115,28 @@ def check_has_engine(detector: Detector, engine: Engine) -> None:
     Raises:
         UserInputError: says what to ask for instead.
     """
-    if engine not in ("auto", "autograd") and not isinstance(detector, LinearizingDetector):
+    if engine not in ("auto", *ANY_DETECTOR) and not isinstance(detector, LinearizingDetector):
         raise UserInputError(
-            "Expected argument `engine` to be 'auto' or 'autograd' for a detector without fast gradients of its own, "
-            f"but got {engine!r}: {type(detector).__name__} has no method `linearize`. engine='auto' takes plain "
-            "autograd for it."
+            "Expected argument `engine` to be 'auto', 'batched' or 'autograd' for a detector without fast gradients of "
+            f"its own, but got {engine!r}: {type(detector).__name__} has no method `linearize`. engine='auto' takes "
+            "plain autograd for it."
         )
 
 
 class AutogradLinearization:
-    """The plain way: one ``torch.autograd.grad`` per output, exact for every detector.
+    """The plain way: ``torch.autograd.grad`` of each output, or of several together, exact for every detector.
 
     ``autograd.grad`` on the image alone leaves no ``.grad`` on any parameter.
     """
 
-    def __init__(self, detector: Detector, image: Tensor) -> None:
+    def __init__(self, detector: Detector, image: Tensor, *, batched: bool = False) -> None:
         """Run the detector; see :func:`linearize` for the arguments.
 
         Raises:
             ValueError: the detector returned objects whose numbers do not depend on the image.
         """
         self._image = image.detach().clone().requires_grad_()
+        before = allocated(self._image)
         (detections,) = detector.detect([self._image])
         self._numbers = detections
         if len(detections) > 0 and not detections.parameters.requires_grad:
@@ -137,16 +145,18 @@ class AutogradLinearization:
                 f"{type(detector).__name__}.detect() carry no graph. Remove no_grad / detach from its forward pass."
             )
         self.detections = detections.detach()
+        self._gradients = BatchedGradients(self._image, allocated(self._image) - before, None if batched else 1)
 
     def gradients(self, indices: Iterable[int]) -> Iterator[LocalGradient]:
         """Yield the gradients of each detection index, on the whole image."""
-        for index in indices:
-            yield LocalGradient(torch.stack([self._gradient(index, number) for number in range(len(PARAMETERS))]))
+        indices = iter(indices)
+        while group := list(islice(indices, max(1, self._gradients.limit // len(PARAMETERS)))):
+            numbers = [self._number(index, number) for index in group for number in range(len(PARAMETERS))]
+            gradients = self._gradients([number for number in numbers if number.requires_grad])
+            rows = (next(gradients) if number.requires_grad else torch.zeros_like(self._image) for number in numbers)
+            for _ in group:
+                yield LocalGradient(torch.stack(list(islice(rows, len(PARAMETERS)))))
 
-    def _gradient(self, index: int, parameter: int) -> Tensor:
+    def _number(self, index: int, parameter: int) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad():  # picking the output is part of the graph
-            output = self._numbers.number(index, parameter)
-        if not output.requires_grad:
-            return torch.zeros_like(self._image)
-        (gradient,) = torch.autograd.grad(output, self._image, retain_graph=True, materialize_grads=True)
-        return gradient
+            return self._numbers.number(index, parameter)

@@ -4,8 +4,12 @@ from typing import Literal, get_args
 
 from odsg_lightning.errors import UserInputError
 
-Engine = Literal["auto", "windowed", "cut", "autograd"]
-"""Ways to the same gradients: the fastest that the detector allows, one by name, or one backward pass per output."""
+Engine = Literal["auto", "windowed", "cut", "batched", "autograd"]
+"""Ways to the same gradients: the fastest that the detector has, or one by name. ``"windowed"`` and ``"cut"`` are the
+detector's own; any detector has ``"batched"``, several outputs in each backward pass, and ``"autograd"``, one."""
+
+ANY_DETECTOR = ("batched", "autograd")
+"""The engines that serve any detector."""
 
 Precision = Literal["full", "bf16"]
 """Of the linear backward pass alone: that of the image, or bfloat16, which is approximate."""

@@ -47,7 +47,7 @@ class EngineChoice:
     """Which engine computes a detector's gradients.
 
     Attributes:
-        name: ``"windowed"``, ``"cut"`` or ``"autograd"``.
+        name: ``"windowed"``, ``"cut"``, ``"batched"`` or ``"autograd"``.
         precision: ``"full"`` or ``"bf16"``, of the linear backward pass.
         reason: why this one runs, in a few plain words.
     """

@@ -245,7 +245,10 @@ class TestState:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"engine": "fast"}, r"`engine` to be one of \('auto', 'windowed', 'cut', 'autograd'\), but got 'fast'"),
+        (
+            {"engine": "fast"},
+            r"`engine` to be one of \('auto', 'windowed', 'cut', 'batched', 'autograd'\), but got 'fast'",
+        ),
         ({"precision": "16"}, r"`precision` to be one of \('full', 'bf16'\), but got '16'"),
         ({"tolerance": 2.0}, "`tolerance` to be None or between 0 and 1, but got 2.0"),
     ],

@@ -198,7 +198,7 @@ def test_torchvision_is_loaded_by_nobody_but_who_has_its_detector():
     code = (
         "import sys, torch\nfrom odsg_lightning.detectors.resolve import resolve_adapter\n"
         "try: resolve_adapter(torch.nn.Linear(1, 1))\nexcept ValueError: print(*(p for p in "
-        "('detectron2', 'torchvision') if p in sys.modules), 'done')"
+        "('detectron2', 'torchvision', 'transformers', 'rfdetr') if p in sys.modules), 'done')"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["done"]

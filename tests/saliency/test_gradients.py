@@ -43,14 +43,15 @@ def test_a_detectors_own_gradients_get_engine_and_precision(engine, precision):
     assert detector.asked == [(engine, precision)]
 
 
-def test_autograd_never_asks_the_detector():
+@pytest.mark.parametrize("engine", ["batched", "autograd"])
+def test_autograd_never_asks_the_detector(engine):
     base, weights, labels = two_objects()
     detector = Own(base, weights, labels)
-    torch.testing.assert_close(first_gradient(detector, engine="autograd"), weights[0])
+    torch.testing.assert_close(first_gradient(detector, engine=engine), weights[0])
     assert detector.asked == []
 
 
-@pytest.mark.parametrize("engine", ["auto", "autograd"])
+@pytest.mark.parametrize("engine", ["auto", "batched", "autograd"])
 def test_a_detector_without_gradients_of_its_own_gets_autograd(engine):
     base, weights, labels = two_objects()
     detector = LinearDetector(base, weights, labels)
@@ -59,7 +60,7 @@ def test_a_detector_without_gradients_of_its_own_gets_autograd(engine):
 
 @pytest.mark.parametrize("engine", ["windowed", "cut"])
 def test_a_fast_engine_for_a_detector_that_has_none_is_refused(engine):
-    message = f"'auto' or 'autograd' for a detector without .*, but got '{engine}': LinearDetector has no method `linea"
+    message = f"'auto', 'batched' or 'autograd' for a detector without .*, but got '{engine}': LinearDetector has no"
     with pytest.raises(UserInputError, match=message):
         linearize(LinearDetector(*two_objects()), IMAGE, engine=engine)
 
@@ -78,6 +79,8 @@ def test_the_choice_is_known_beforehand_and_why():
     )
     assert engine_choice(own, "windowed", "bf16") == EngineChoice("windowed", "bf16", "gradients of Own's own")
     assert engine_choice(choosing, "auto", "bf16") == EngineChoice("cut", "bf16", "auto was asked for")
+    for detector in (plain, own, choosing):
+        assert engine_choice(detector, "batched").name == "batched"
     for detector in (own, choosing):
         assert engine_choice(detector, "autograd", "bf16") == EngineChoice(
             "autograd", "full", "plain autograd, as asked for"
@@ -88,7 +91,7 @@ def test_the_choice_is_known_beforehand_and_why():
 def test_unknown_names():
     detector = Own(*two_objects())
     with pytest.raises(
-        UserInputError, match=r"`engine` to be one of \('auto', 'windowed', 'cut', 'autograd'\), but got 'fa"
+        UserInputError, match=r"`engine` to be one of \('auto', 'windowed', 'cut', 'batched', 'autograd'\), but got 'fa"
     ):
         linearize(detector, IMAGE, engine="fast")
     with pytest.raises(UserInputError, match=r"`precision` to be one of \('full', 'bf16'\), but got 'fp16'"):

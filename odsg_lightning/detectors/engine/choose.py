@@ -13,7 +13,7 @@ from odsg_lightning.detectors.engine.dense_head import DenseHead
 from odsg_lightning.detectors.engine.roi_head import RoiHead
 from odsg_lightning.detectors.engine.window import UnsupportedModelError
 from odsg_lightning.detectors.engine.windowed import WindowedBackbone
-from odsg_lightning.saliency.options import check_engine
+from odsg_lightning.saliency.options import ANY_DETECTOR, check_engine
 from odsg_lightning.saliency.protocol import EngineChoice
 
 _TRAINING_ONLY = {
@@ -36,7 +36,8 @@ def choose_engine(model: nn.Module, engine: str = "auto", precision: str = "full
     Args:
         model: a RetinaNet or a GeneralizedRCNN.
         engine: ``"auto"`` or ``"windowed"`` for the first of these that knows the detector: the windowed engine, the
-            cut engine, plain autograd; ``"cut"`` for the first of the last two; ``"autograd"`` for that.
+            cut engine, plain autograd; ``"cut"`` for the first of the last two; ``"batched"`` or ``"autograd"`` for the
+            last.
         precision: ``"bf16"`` for a backward pass of the windowed engine in bfloat16.
 
     Raises:
@@ -44,7 +45,7 @@ def choose_engine(model: nn.Module, engine: str = "auto", precision: str = "full
     """
     check_engine(engine, precision)
     full_only = "" if precision == "full" else "; bf16 is for the windowed engine alone"
-    if engine == "autograd":
+    if engine in ANY_DETECTOR:
         return EngineParts(EngineChoice("autograd", "full", f"plain autograd was asked for{full_only}"))
     try:
         head = _head_of(model)

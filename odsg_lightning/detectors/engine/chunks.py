@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from odsg_lightning.detectors.engine.window import Window
+from odsg_lightning.saliency.memory import free_memory, out_of_memory
 
 Cotangents = Mapping[str, Window]
 Vjp = Callable[[Cotangents], Window]
@@ -65,12 +65,6 @@ class Frame:
         free = free_memory(self.pixels.device) / 8 if self.pixels.is_cuda else _CPU_BYTES
         most = max(_LEAST, int(free / each))
         return most if self.limit is None else min(most, self.limit)
-
-
-def free_memory(device: torch.device) -> int:
-    """Return the bytes of a CUDA device that nobody uses, those that PyTorch keeps for itself included."""
-    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + cached
 
 
 def vjp_in_chunks(vjp: Vjp, objects: Iterable[Cotangents], frame: Frame) -> Iterator[Window | None]:
@@ -139,11 +133,6 @@ def _within_memory(vjp: Vjp, cotangents: Cotangents, frame: Frame) -> Window:
         else:
             start += size
     return parts[0] if len(parts) == 1 else _stacked(parts)
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that memory does not suffice, on CUDA or on a CPU."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _count(cotangents: Cotangents) -> int:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from odsg_lightning.detectors.engine.backbone import BackboneEngine
-from odsg_lightning.detectors.engine.chunks import free_memory, out_of_memory
 from odsg_lightning.detectors.engine.parameters import Snapshot
 from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 from odsg_lightning.detectors.engine.windowed import WindowedBackbone
+from odsg_lightning.saliency.memory import free_memory, out_of_memory
 
 Result = TypeVar("Result")
 
