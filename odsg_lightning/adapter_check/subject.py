@@ -175,7 +175,7 @@ def _problem_of(detections: Detections, image: Tensor) -> str | None:
 def _words_of(error: Exception, n_images: int) -> str:
     """Return what an exception of ``detect`` means, as far as its text tells."""
     text = str(error)
-    said = f"`detect` raised {type(error).__name__} on a list of {n_images}: {plain(text, 200)}"
+    said = f"`detect` raised {type(error).__name__} on a list of {n_images}: {plain(text, 200).rstrip('.')}."
     lowered = text.lower()
     if "device" in lowered or "cuda" in lowered:
         return f"{said} A wrong device? Make new tensors with `device=image.device`, without `.cuda()` or `.cpu()`."

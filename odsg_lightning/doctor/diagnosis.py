@@ -4,34 +4,14 @@ import platform
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from odsg_lightning import __version__
-from odsg_lightning.doctor.machine import machine_findings
+from odsg_lightning.doctor.machine import Finding, machine_findings
 from odsg_lightning.doctor.packages import LOGGERS, OPTIONAL, REQUIRED, Package, find_packages, unmet_requirement
 from odsg_lightning.environment import detectron2_build
 
-Status = Literal["ok", "absent", "warning", "broken"]
-
 _INSTALL = "python -m pip install"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that works or does not.
-
-    Attributes:
-        part: what.
-        status: ``"ok"``; ``"absent"``: an optional part that is not installed; ``"warning"``: works, not as it should;
-            ``"broken"``.
-        words: what was seen.
-        cure: what to type or do; empty where nothing is wrong.
-    """
-
-    part: str
-    status: Status
-    words: str
-    cure: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +52,7 @@ def diagnose() -> Diagnosis:
     Never raises for a package that is missing, broken, or ends Python when it is imported.
     """
     packages = find_packages((*REQUIRED, *OPTIONAL, *LOGGERS))
-    machine = tuple(Finding(*found) for found in machine_findings(packages["torch"]))
+    machine = tuple(machine_findings(packages["torch"]))
     return Diagnosis(packages, machine, tuple(_features(packages)), tuple(_faults(packages)))
 
 

@@ -128,7 +128,7 @@ def test_a_resumed_run_goes_on_with_its_account(clock, tmp_path):
     audit = quiet(max_share=0.1)
     fit(clock, audit, watch, max_steps=12, checkpoint=tmp_path / "last.ckpt")
     # Before the audit at step 9: 4 made, 5 * 2 s <= 0.1 * (90 + 4 * 2 + 2) s. An empty account would pay for none.
-    assert watch.audited == [True, False, False, True, True] + [True, False, False, True, False, True, True]
+    assert watch.audited == [True, False, False, True, True, True, False, False, True, False, True, True]
     state = audit.state_dict()["cadence"]
     assert state["spent"] == 7 * 2 * LOOK
     assert state["elapsed"] == 12 * STEP + 7 * 2 * LOOK

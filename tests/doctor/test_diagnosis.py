@@ -96,7 +96,7 @@ def test_a_version_that_this_package_does_not_take(monkeypatch):
 
 
 def machine(torch=TORCH):
-    return {part: (status, words, cure) for part, status, words, cure in machine_findings(torch)}
+    return {found.part: (found.status, found.words, found.cure) for found in machine_findings(torch)}
 
 
 @pytest.mark.parametrize(
