@@ -24,6 +24,7 @@ _DETECTRON2 = (".pth", ".pkl", ".pyth")
 _MAX_PARAMETERS = 2**31
 _MAX_TENSORS = 10_000
 _MAX_REPEATED = 1000
+_MAX_SIDE = 64
 _MAX_CONFIG_VALUES = 100_000
 _OWN_MODULE = (
     "For a LightningModule of your own, name its class: --module my_pkg.my_module:MyModule --trust (it runs its code); "
@@ -188,9 +189,14 @@ def _refuse_giants(cfg: CfgNode) -> None:
         "MODEL.ROI_MASK_HEAD.NUM_CONV": cfg.MODEL.ROI_MASK_HEAD.NUM_CONV,
         "anchors": sum(map(len, anchors.SIZES)) * sum(map(len, anchors.ASPECT_RATIOS)),
     }
-    for name, value in repeated.items():
-        if value > _MAX_REPEATED:
-            raise UserInputError(f"expected at most {_MAX_REPEATED} for {name}, but got {value}")
+    sides = {  # of what is pooled for each detection, whatever the parameters
+        f"MODEL.{head}.POOLER_RESOLUTION": cfg.MODEL[head].POOLER_RESOLUTION
+        for head in ("ROI_MASK_HEAD", "ROI_KEYPOINT_HEAD")
+    }
+    for values, limit in ((repeated, _MAX_REPEATED), (sides, _MAX_SIDE)):
+        for name, value in values.items():
+            if value > limit:
+                raise UserInputError(f"expected at most {limit} for {name}, but got {value}")
     counts = {"parameters": 0, "tensors": 0}
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:

@@ -172,6 +172,10 @@ def doubled(times):
             lambda config: config["MODEL"].update(ROI_BOX_HEAD={"NUM_FC": 10**9}),
             r"1000 for MODEL\.ROI_BOX_HEAD",
         ),
+        (
+            lambda config: config["MODEL"].update(ROI_MASK_HEAD={"POOLER_RESOLUTION": 10**6}),
+            r"64 for MODEL\.ROI_MASK_HEAD\.POOLER",
+        ),
         (lambda config: config["MODEL"].update(ANCHOR_GENERATOR={"SIZES": [[8.0] * 2000]}), "1000 for anchors"),
         (lambda config: config.update(doubled(20)), "at most 100000 values"),
         (
