@@ -5,7 +5,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from odsg_lightning.doctor.diagnosis import Diagnosis, Finding
+    from odsg_lightning.doctor.diagnosis import Diagnosis
+    from odsg_lightning.doctor.machine import Finding
 
 
 def add(subcommands: Any) -> None:
@@ -32,11 +33,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _show(diagnosis: "Diagnosis") -> None:
+    from odsg_lightning import __version__
+
     versions = ", ".join(
         f"{name} {package.version}" for name, package in diagnosis.packages.items() if package.version is not None
     )
-    from odsg_lightning import __version__
-
     for title, findings in (
         ("What works here", diagnosis.features),
         ("What is wrong with packages", diagnosis.faults),
