@@ -1,20 +1,16 @@
-"""A model's forward pass with a graph that an audit can trust."""
+"""A model's forward pass whose graph goes through what the model detaches."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+
+from odsg_lightning.saliency.batch_norm import RightBatchNorm
 
 
-class WholeGraph(TorchFunctionMode):
+class WholeGraph(RightBatchNorm):
     """While it is entered, what this thread computes has a graph that is right, and whole if that is asked for.
-
-    On a CPU, PyTorch's batch normalisation in eval mode has wrong gradients for a batch of one image if the cotangent
-    lies in memory channels last, as where the encoder of a DETR-like model flattens its feature map (seen in PyTorch
-    2.12.1): here the cotangent is brought into the usual order first.
 
     Args:
         through_refinement: let gradients through ``detach()``, too. A decoder that refines its boxes layer by layer
@@ -44,7 +40,4 @@ class WholeGraph(TorchFunctionMode):
         """Stand in for a function of PyTorch."""
         if self._through_refinement and func in (Tensor.detach, torch.detach):
             return args[0]
-        result = func(*args, **(kwargs or {}))
-        if func is functional.batch_norm and result.requires_grad:
-            result.register_hook(Tensor.contiguous)
-        return result
+        return super().__torch_function__(func, types, args, kwargs)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.names import PARAMETERS
+from odsg_lightning.saliency.batch_norm import RightBatchNorm
 from odsg_lightning.saliency.batched import BatchedGradients
 from odsg_lightning.saliency.memory import allocated
 from odsg_lightning.saliency.options import ANY_DETECTOR, Engine, Precision, check_engine
@@ -137,7 +138,8 @@ class AutogradLinearization:
         """
         self._image = image.detach().clone().requires_grad_()
         before = allocated(self._image)
-        (detections,) = detector.detect([self._image])
+        with RightBatchNorm():
+            (detections,) = detector.detect([self._image])
         self._numbers = detections
         if len(detections) > 0 and not detections.parameters.requires_grad:
             raise ValueError(
