@@ -1,4 +1,4 @@
-"""Who may import whom, by folder, as README's architecture section says; and what must stay light."""
+"""Who may import whom, by folder, as docs/architecture.md says; and what must stay light."""
 
 import ast
 import subprocess
