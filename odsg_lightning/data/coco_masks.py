@@ -39,11 +39,14 @@ def segmentation_mask(segmentation: Segmentation, height: int, width: int) -> ND
     if problem:
         raise ValueError(f"{problem[0].upper()}{problem[1:]}.")
     if isinstance(segmentation, dict):
-        runs = rle_counts(segmentation["counts"])
-        foreground = np.arange(len(runs)) % 2 == 1  # runs alternate, background first, down the columns
-        return np.ascontiguousarray(np.repeat(foreground, runs).reshape(width, height).T)
-    polygons = mask_utils.frPyObjects([[float(value) for value in polygon] for polygon in segmentation], height, width)
-    return np.asarray(mask_utils.decode(mask_utils.merge(polygons)), dtype=np.bool_)
+        counts = segmentation["counts"]
+    else:
+        polygons = [[float(value) for value in polygon] for polygon in segmentation]
+        # Not decoded by pycocotools: where NumPy 2 copies its arrays, a Ctrl-C becomes a TypeError.
+        counts = mask_utils.merge(mask_utils.frPyObjects(polygons, height, width))["counts"].decode("ascii")
+    runs = rle_counts(counts)
+    foreground = np.arange(len(runs)) % 2 == 1  # runs alternate, background first, down the columns
+    return np.ascontiguousarray(np.repeat(foreground, runs).reshape(width, height).T)
 
 
 def plain_segmentation(value: Any) -> Any:

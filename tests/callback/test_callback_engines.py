@@ -76,7 +76,7 @@ def test_what_runs_as_asked_is_said_once(entry, engine, caplog):
 def test_the_message_reaches_the_terminal_as_lightnings_own(caplog):
     messages(EngineModule(), caplog)
     (record,) = [record for record in caplog.records if "engine=" in record.getMessage()]
-    assert record.name.startswith("lightning.")  # loggers that Lightning has given a handler
+    assert record.name.startswith(("lightning.", "pytorch_lightning."))  # loggers that Lightning has given a handler
 
 
 def test_an_engine_that_cannot_be_had_is_warned_of_once(caplog):

@@ -1,3 +1,5 @@
+import signal
+
 import numpy as np
 import pytest
 from helpers.coco_files import rectangle
@@ -55,3 +57,24 @@ def test_any_json_is_either_refused_or_rasterised(value):
     problem = segmentation_problem(value, 30, 40)
 
     assert isinstance(problem, str) or segmentation_mask(value, 30, 40).shape == (30, 40)
+
+
+def test_ctrl_c_is_never_taken_for_another_error():
+    """As it was in every third case, where pycocotools decoded the mask and NumPy asked its arrays for a copy."""
+
+    def ctrl_c(*_):
+        raise KeyboardInterrupt
+
+    def masks_until_interrupted(seconds):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        while True:
+            segmentation_mask([[1, 1, 20, 1, 20, 20, 1, 20]], 32, 32)
+
+    before = signal.signal(signal.SIGALRM, ctrl_c)
+    try:
+        for count in range(100):
+            with pytest.raises(KeyboardInterrupt):
+                masks_until_interrupted(1e-4 * (1 + count % 7))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
