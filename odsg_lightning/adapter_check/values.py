@@ -7,9 +7,7 @@ from torchvision.ops import box_iou
 
 from odsg_lightning.adapter_check.look import Look, confidence
 from odsg_lightning.adapter_check.result import Verdict
-
-_COUNT_BACKGROUND = ("FasterRCNN", "MaskRCNN", "KeypointRCNN", "SSD")
-"""Models of torchvision that keep class 0 for the background, whatever they were trained on."""
+from odsg_lightning.detectors.torchvision import WITH_BACKGROUND
 
 
 def check_scores(look: Look) -> Verdict:
@@ -84,11 +82,7 @@ def _labels_of_annotated(look: Look) -> Verdict | None:
 def _counts_background(look: Look) -> bool:
     if type(look.subject.detector).__module__.startswith("odsg_lightning."):
         return False  # our own adapter counts from 0
-    kinds = {kind for m in look.subject.modules for part in m.modules() for kind in type(part).__mro__}
-    return any(
-        kind.__name__ in _COUNT_BACKGROUND and kind.__module__.startswith("torchvision.models.detection.")
-        for kind in kinds
-    )
+    return any(isinstance(part, WITH_BACKGROUND) for module in look.subject.modules for part in module.modules())
 
 
 # Pixels ---------------------------------------------------------------------------------------------------------------

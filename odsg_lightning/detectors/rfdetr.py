@@ -1,6 +1,6 @@
 """RF-DETR as a differentiable detector."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import unwrap
 from typing import Any
 
@@ -12,18 +12,16 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.transforms.functional import normalize
 
-from odsg_lightning.detectors.chosen_labels import with_labels
-from odsg_lightning.detectors.ready import check_ready
+from odsg_lightning.detectors.model_adapter import ModelAdapter
 from odsg_lightning.detectors.whole_graph import WholeGraph
 from odsg_lightning.errors import UserInputError
-from odsg_lightning.types import Detections
 
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's, which every RF-DETR is trained with
 _OF_COCO = 91
 """Outputs of the published weights, whose labels are COCO's category ids."""
 
 
-class RfdetrAdapter:
+class RfdetrAdapter(ModelAdapter):
     """Explains what RF-DETR returns: the best pairs of query and class, their boxes clipped to the image.
 
     The package does this without a graph; here its own code is run with one. The image is divided by 255, resized to a
@@ -61,39 +59,22 @@ class RfdetrAdapter:
             raise UserInputError(
                 f"Expected RF-DETR's network (`RFDETRNano().model.model`) without keypoints, but got one {what}."
             )
-        self.model = model
+        if labels is None and model.class_embed.out_features == _OF_COCO:
+            labels = sorted(COCO_CLASSES)
+        super().__init__(model, labels)
         backbone: Any = model.backbone
         self._resolution = resolution or int(backbone[0].encoder.shape[0])
         self._post_process = PostProcess(num_select)
-        if labels is None and model.class_embed.out_features == _OF_COCO:
-            labels = sorted(COCO_CLASSES)
-        self._labels = labels
         self._through_refinement = through_refinement
 
-    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
-        """See :class:`odsg_lightning.saliency.protocol.Detector`.
-
-        Raises:
-            RuntimeError: the model is in training mode, or has parameters of half precision.
-        """
-        return [self._run([image])[0] for image in images]
-
-    def detect_batch(self, images: Sequence[Tensor]) -> list[Detections]:
-        """See :class:`odsg_lightning.saliency.protocol.BatchDetector`."""
-        with torch.no_grad():
-            return self._run(images)
-
-    def _run(self, images: Sequence[Tensor]) -> list[Detections]:
-        check_ready(self.model)
+    def _found(self, images: Sequence[Tensor]) -> Sequence[Mapping[str, Tensor]]:
         sizes = torch.tensor([image.shape[1:] for image in images], device=images[0].device)
-        with (
-            torch.autocast(images[0].device.type, enabled=False),
-            WholeGraph(through_refinement=self._through_refinement),
-        ):
+        with WholeGraph(through_refinement=self._through_refinement):
             outputs = self.model(torch.stack([self._preprocessed(image) for image in images]))
             of_boxes = {name: outputs[name] for name in ("pred_logits", "pred_boxes")}
+            found: list[dict[str, Tensor]]
             found = unwrap(PostProcess.forward)(self._post_process, of_boxes, sizes)  # without its no_grad
-        return [with_labels(Detections(each["boxes"], each["scores"], each["labels"]), self._labels) for each in found]
+        return found
 
     def _preprocessed(self, image: Tensor) -> Tensor:
         square = interpolate(image[None] / 255, size=(self._resolution, self._resolution), mode="bilinear")

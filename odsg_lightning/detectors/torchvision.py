@@ -1,6 +1,6 @@
 """torchvision's detectors as differentiable detectors."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -11,17 +11,16 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.ssd import SSD
 
-from odsg_lightning.detectors.chosen_labels import with_labels
-from odsg_lightning.detectors.ready import check_ready
+from odsg_lightning.detectors.model_adapter import ModelAdapter
 from odsg_lightning.types import Detections
 
-_WITH_BACKGROUND = (GeneralizedRCNN, SSD)
+WITH_BACKGROUND = (GeneralizedRCNN, SSD)
 """Softmax over the classes and the background, whose label is 0; the others have a sigmoid for each class."""
 
-SUPPORTED = (*_WITH_BACKGROUND, RetinaNet, FCOS)
+SUPPORTED = (*WITH_BACKGROUND, RetinaNet, FCOS)
 
 
-class TorchvisionAdapter:
+class TorchvisionAdapter(ModelAdapter):
     """Explains what a torchvision detector returns: its final boxes and scores, after decoding, clipping and NMS.
 
     The detector resizes each image by itself: boxes and gradients are in pixels of the image that was given, before
@@ -59,28 +58,16 @@ class TorchvisionAdapter:
         if not is_detector(model):
             names = ", ".join(cls.__name__ for cls in SUPPORTED)
             raise ValueError(f"Expected one of torchvision's detectors ({names}), but got {type(model).__name__}.")
-        self.model = model
-        self._labels = labels
+        super().__init__(model, labels)
         self._preprocess = preprocess or _divide_by_255
 
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
-        """See :class:`odsg_lightning.saliency.protocol.Detector`.
-
-        One image at a time: torchvision pads a batch to its largest image, and what is detected depends on the padding.
-
-        Raises:
-            RuntimeError: the model is in training mode, or has parameters of half precision.
-        """
+        """See :meth:`ModelAdapter.detect`."""
         found = []
         for image in images:
             with self._few_proposals(image) if torch.is_grad_enabled() else nullcontext():
                 found += self._run([image])
         return found
-
-    def detect_batch(self, images: Sequence[Tensor]) -> list[Detections]:
-        """See :class:`odsg_lightning.saliency.protocol.BatchDetector`."""
-        with torch.no_grad():
-            return self._run(images)
 
     @contextmanager
     def _few_proposals(self, image: Tensor) -> Iterator[None]:
@@ -99,20 +86,13 @@ class TorchvisionAdapter:
         with _hook(model.rpn, lambda outputs: ([outputs[0][0][kept]], outputs[1])):
             yield
 
-    def _run(self, images: Sequence[Tensor]) -> list[Detections]:
-        return [self._detections(output) for output in self._outputs(images)]
+    def _found(self, images: Sequence[Tensor]) -> Sequence[Mapping[str, Tensor]]:
+        found: list[dict[str, Tensor]] = self.model([self._preprocess(image) for image in images])
+        return found
 
-    def _outputs(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        check_ready(self.model)
-        with torch.autocast(images[0].device.type, enabled=False):
-            outputs: list[dict[str, Tensor]] = self.model([self._preprocess(image) for image in images])
-        return outputs
-
-    def _detections(self, output: dict[str, Tensor]) -> Detections:
-        boxes, scores, labels = output["boxes"], output["scores"], output["labels"]
-        if self._labels is None:
-            return Detections(boxes, scores, labels - int(isinstance(self.model, _WITH_BACKGROUND)))
-        return with_labels(Detections(boxes, scores, labels), self._labels)
+    def _detections(self, found: Mapping[str, Tensor]) -> Detections:
+        behind_background = self._labels is None and isinstance(self.model, WITH_BACKGROUND)
+        return super()._detections({**found, "labels": found["labels"] - int(behind_background)})
 
 
 def is_detector(module: nn.Module) -> bool:

@@ -1,18 +1,15 @@
 """Detectors of Hugging Face transformers (DETR, RT-DETR, D-FINE and their kin) as differentiable detectors."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 import transformers
 from torch import Tensor, nn
 
-from odsg_lightning.detectors.chosen_labels import with_labels
-from odsg_lightning.detectors.ready import check_ready
+from odsg_lightning.detectors.model_adapter import ModelAdapter
 from odsg_lightning.detectors.whole_graph import WholeGraph
 from odsg_lightning.errors import UserInputError
-from odsg_lightning.types import Detections
 
 PROCESSORS = {
     "DetrForObjectDetection": "DetrImageProcessor",
@@ -29,7 +26,7 @@ LEAST_SCORE = 0.05
 in a noise sample an object could be taken for one of these."""
 
 
-class TransformersAdapter:
+class TransformersAdapter(ModelAdapter):
     """Explains what ``post_process_object_detection`` makes of a model's logits and boxes.
 
     The image processor resizes, rescales and normalises the image, and its graph is kept: boxes and gradients are in
@@ -54,6 +51,7 @@ class TransformersAdapter:
         UserInputError: a processor that returns no graph, or a kind of model whose processor is not known.
 
     Example:
+        >>> import torch
         >>> from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrImageProcessor, RTDetrResNetConfig
         >>> sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "layer_type": "basic"}
         >>> backbone = RTDetrResNetConfig(**sizes, out_features=["stage2", "stage3", "stage4"])
@@ -77,7 +75,6 @@ class TransformersAdapter:
         through_refinement: bool = False,
     ) -> None:
         """See the class for the arguments."""
-        self.model = model
         self.processor = _default_processor(model) if processor is None else processor
         if getattr(self.processor, "backend", "torchvision") != "torchvision":
             raise UserInputError(
@@ -85,37 +82,19 @@ class TransformersAdapter:
                 "images into NumPy arrays, which have no gradient. Load it with "
                 "`AutoImageProcessor.from_pretrained(..., backend='torchvision')`."
             )
-        self._labels = _labels_of(model) if labels is None else list(labels)
+        super().__init__(model, _labels_of(model) if labels is None else list(labels))
         self._through_refinement = through_refinement
 
-    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
-        """See :class:`odsg_lightning.saliency.protocol.Detector`.
-
-        One image at a time, so that none is padded to the size of another.
-
-        Raises:
-            RuntimeError: the model is in training mode, or has parameters of half precision.
-        """
-        return [self._run([image])[0] for image in images]
-
-    def detect_batch(self, images: Sequence[Tensor]) -> list[Detections]:
-        """See :class:`odsg_lightning.saliency.protocol.BatchDetector`."""
-        with torch.no_grad():
-            return self._run(images)
-
-    def _run(self, images: Sequence[Tensor]) -> list[Detections]:
-        """Detect in images of one size."""
-        check_ready(self.model)
-        with (
-            torch.autocast(images[0].device.type, enabled=False),
-            WholeGraph(through_refinement=self._through_refinement),
-        ):
+    def _found(self, images: Sequence[Tensor]) -> Sequence[Mapping[str, Tensor]]:
+        model: Any = self.model
+        with WholeGraph(through_refinement=self._through_refinement):
             inputs = self.processor(images=list(images), input_data_format="channels_first", return_tensors="pt")
-            inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
-            outputs = self.model(**inputs)
+            inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+            outputs = model(**inputs)
             sizes = [_size_with_padding(image, inputs) for image in images]
+            found: list[dict[str, Tensor]]
             found = self.processor.post_process_object_detection(outputs, threshold=LEAST_SCORE, target_sizes=sizes)
-        return [with_labels(Detections(each["boxes"], each["scores"], each["labels"]), self._labels) for each in found]
+        return found
 
 
 def is_detector(module: nn.Module) -> bool:

@@ -1,6 +1,6 @@
 """A model's forward pass whose graph goes through what the model detaches."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,14 +30,7 @@ class WholeGraph(RightBatchNorm):
         super().__init__()
         self._through_refinement = through_refinement
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Stand in for a function of PyTorch."""
+    def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if self._through_refinement and func in (Tensor.detach, torch.detach):
             return args[0]
-        return super().__torch_function__(func, types, args, kwargs)
+        return super()._call(func, args, kwargs)

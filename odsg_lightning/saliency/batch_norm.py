@@ -33,9 +33,12 @@ class RightBatchNorm(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Stand in for a function of PyTorch."""
+        return self._call(func, args, kwargs or {})
+
+    def _call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if func is not functional.batch_norm or not torch.is_grad_enabled() or args[0].device.type != "cpu":
-            return func(*args, **(kwargs or {}))
-        result = func(_in_order(args[0]), *args[1:], **(kwargs or {}))
+            return func(*args, **kwargs)
+        result = func(_in_order(args[0]), *args[1:], **kwargs)
         if result.requires_grad:
             result.register_hook(_in_order)
         return result

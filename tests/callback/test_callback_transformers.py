@@ -2,15 +2,15 @@
 
 import pytest
 import torch
+from helpers.as_truth import detections_as_truth
 from helpers.runs import trainer_with
 from helpers.tiny_detr import processor_of, tiny_transformers
 from lightning.pytorch import LightningModule, seed_everything
 from torch.utils.data import DataLoader
 
-from odsg_lightning import ODSmoothGradCallback, resolve_adapter
+from odsg_lightning import ODSmoothGradCallback
 from odsg_lightning.cli import main
 from odsg_lightning.records.record import read_record
-from odsg_lightning.types import AuditSample
 
 pytest.importorskip("transformers")
 
@@ -45,24 +45,12 @@ class FineTuning(LightningModule):
     val_dataloader = train_dataloader
 
 
-def own_detections(module):
-    """What the untrained detector finds is taken for the truth, so that there is something to audit."""
-    image = torch.rand(3, 48, 80, generator=torch.Generator().manual_seed(5)) * 255
-    with torch.no_grad():
-        (found,) = resolve_adapter(module.eval()).detect([image])
-    found = found[[0, len(found) - 1]]
-    masks = torch.zeros(2, 48, 80, dtype=torch.bool)
-    for mask, (x0, y0, x1, y1) in zip(masks, found.boxes.round().int().clamp(min=0).tolist(), strict=True):
-        mask[y0:y1, x0:x1] = True
-    module.train()
-    return AuditSample(image, found.boxes, found.labels, masks, 1, (1, 2))
-
-
 def train(folder=None):
     seed_everything(7, verbose=False)
     module = FineTuning()
     settings = {"n_samples": 2, "score_threshold": 0.2, "save_records": True, "on_error": "raise", "max_strips": 1}
-    audit = ODSmoothGradCallback(audit_samples=[own_detections(module)], **settings)
+    truth = detections_as_truth(module, 48, 80, lambda found: found[[0, len(found) - 1]])
+    audit = ODSmoothGradCallback(audit_samples=[truth], **settings)
     trainer = trainer_with([audit] if folder else [], folder, max_steps=2, val_check_interval=2)
     trainer.fit(module)
     return audit, module.state_dict(), trainer.optimizers[0].state_dict()["state"], torch.get_rng_state()
