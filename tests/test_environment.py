@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from odsg_lightning import __version__
-from odsg_lightning.environment import DETECTRON2, detectron2_build, in_ci, versions
+from odsg_lightning.environment import DETECTRON2, cores, detectron2_build, in_ci, versions
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,7 @@ def test_nothing_heavy_is_loaded_to_find_out():
     code = f"import sys; from odsg_lightning.environment import *; {asked}; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600)
     assert done.stdout == "set()\n"
+
+
+def test_there_is_a_core():
+    assert cores() >= 1

@@ -18,7 +18,7 @@ from odsg_lightning.checkpoints.opened import (
     running,
     why_afresh,
 )
-from odsg_lightning.checkpoints.processes import cores, in_processes, one_thread
+from odsg_lightning.checkpoints.processes import in_processes, one_thread
 from odsg_lightning.comparison.loop import CompareConfig, clock_of, compare_image
 from odsg_lightning.comparison.methods import Method
 from odsg_lightning.comparison.parts import Parts
@@ -26,7 +26,7 @@ from odsg_lightning.comparison.result import CheckpointResult, Comparison, Image
 from odsg_lightning.data.audit_set_files import load_sample, unchanged_dataset
 from odsg_lightning.data.coco import CocoDataset
 from odsg_lightning.detectors.resolve import resolve_adapter
-from odsg_lightning.environment import versions
+from odsg_lightning.environment import cores, versions
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.files import sha256_of
 from odsg_lightning.records.audit_set import AuditSet, read_audit_set
@@ -100,8 +100,8 @@ def compare_checkpoints(
     coco = replace(coco, images=coco.images[:max_images])
     results = []
     for checkpoint in checkpoints:
-        opened = (checkpoint, own_module, detector_config, num_classes, trust)
-        work = _Work(opened, chosen, coco, methods, config, place)
+        load = partial(load_any, checkpoint, own_module, detector_config, num_classes, len(chosen.categories), trust)
+        work = _Work(checkpoint, load, chosen, coco, methods, config, place)
         results.append(_compared(work, folder / "parts", restart, processes, on_image))
     settings = {**asdict(config), "images": len(coco.images)}
     return Comparison(chosen.sha256, settings, clock_of(place), tuple(results))
@@ -111,21 +111,13 @@ def compare_checkpoints(
 class _Work:
     """One checkpoint on the audit set; it can be pickled."""
 
-    opened: tuple[Path, str | None, str | Path | None, int | None, bool]
+    checkpoint: Path
+    load: Callable[[], Loaded]
     chosen: AuditSet
     coco: CocoDataset
     methods: Sequence[Method]
     config: CompareConfig
     device: torch.device
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.opened[0]
-
-    def load(self) -> Loaded:
-        checkpoint, own_module, detector_config, num_classes, trust = self.opened
-        categories = len(self.chosen.categories)
-        return load_any(checkpoint, own_module, detector_config, num_classes, categories, trust)
 
 
 def _compared(

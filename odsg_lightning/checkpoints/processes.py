@@ -64,11 +64,6 @@ def in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let PyTorch compute on one thread of a CPU, so that results hang on no number of processes."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from odsg_lightning.doctor.packages import Package
+from odsg_lightning.environment import cores
 
 _GIB = 2**30
 
@@ -78,7 +79,7 @@ def _gpu(torch: Package) -> Finding:
 
 
 def _threads(torch: Package) -> Finding:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = cores()
     asked = os.environ.get("OMP_NUM_THREADS")
     threads = torch.facts.get("threads")
     variable = "not set" if asked is None else asked

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from odsg_lightning.checkpoints.processes import cores, in_processes, one_thread
+from odsg_lightning.checkpoints.processes import in_processes, one_thread
 from odsg_lightning.errors import BrokenInputError, UserInputError
 
 
@@ -69,7 +69,3 @@ def test_one_thread_ends_with_the_number_of_before():
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
-
-
-def test_there_is_a_core():
-    assert cores() >= 1
