@@ -54,6 +54,9 @@ class ValidatedWeights:
 
 
 def _sample(module: LightningModule) -> Tensor:
-    """Return the bits of a few numbers of each parameter: NaN is equal to itself there."""
-    some = [parameter.detach().flatten()[:_SAMPLED].double().cpu() for parameter in module.parameters()]
-    return torch.cat(some).view(torch.int64) if some else torch.empty(0)
+    """Return the bits of a few numbers of each parameter: NaN is equal to itself there.
+
+    They come from the device together: each transfer would wait for it.
+    """
+    some = [parameter.detach().flatten()[:_SAMPLED] for parameter in module.parameters()]
+    return torch.cat(some).cpu().double().view(torch.int64) if some else torch.empty(0)

@@ -112,9 +112,9 @@ class DetectionDataset(Dataset[DetectionExample]):
         )
         if self._segmentations is not None:
             masks = torch.zeros(int((~crowd).sum()), *size, dtype=torch.bool)
+            original = height, width
             for mask, number in zip(masks, (~crowd).nonzero().flatten().tolist(), strict=True):
                 found = self._segmentations[objects.start + number]
-                original = height, width
                 mask[:] = resized_mask(found, original, size) if found else box_mask(all_boxes[number], original, size)
             example["masks"] = masks.flip(2) if flipped else masks
         if not self.training:
