@@ -22,13 +22,13 @@ def clock(device: str) -> float:
     return time.perf_counter()
 
 
-def prepare(threads: int, device: str) -> None:
-    """Set what timings depend on: the number of threads, and no TF32, which would make a GPU's maps approximate."""
+def prepare(threads: int, device: str, tf32: bool = False) -> None:
+    """Set what timings depend on: the number of threads, and whether a GPU rounds to TF32, by default not."""
     torch.set_num_threads(threads)
     if device == "cuda":
         if not torch.cuda.is_available():
             raise SystemExit("Expected a CUDA device for --device cuda, but torch sees none.")
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
 def machine(device: str) -> str:
@@ -37,7 +37,8 @@ def machine(device: str) -> str:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    gpu = f", {torch.cuda.get_device_name()} (CUDA {torch.version.cuda}, TF32 off)" if device == "cuda" else ""
+    tf32 = "on" if torch.backends.cudnn.allow_tf32 else "off"
+    gpu = f", {torch.cuda.get_device_name()} (CUDA {torch.version.cuda}, TF32 {tf32})" if device == "cuda" else ""
     threads = torch.get_num_threads()
     return f"{model}{gpu}, {threads} thread{'s' if threads > 1 else ''}, torch {torch.__version__}, device {device}"
 
@@ -93,8 +94,8 @@ class OperationCounter(TorchDispatchMode):
         return self._operations
 
 
-def peak_memory_mib(saved_case: Path, variant: str, threads: int, device: str) -> float:
-    """Return the peak memory of a variant above that of a forward pass without a graph, in MiB.
+def peak_memory_mib(saved_case: Path, variant: str, threads: int) -> float:
+    """Return the peak memory of a variant above that of a forward pass without a graph, in MiB, on the CPU.
 
     Measured in a process of its own, as a process does not give back all that it once needed.
 
@@ -102,7 +103,7 @@ def peak_memory_mib(saved_case: Path, variant: str, threads: int, device: str) -
         RuntimeError: the process failed; with what it wrote.
     """
     script = Path(__file__).with_name("peak_memory.py")
-    command = [sys.executable, str(script), str(saved_case), variant, str(threads), device]
+    command = [sys.executable, str(script), str(saved_case), variant, str(threads)]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         raise RuntimeError(f"Measuring the memory of {variant} failed:\n{finished.stderr}")

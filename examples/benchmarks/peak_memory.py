@@ -1,4 +1,4 @@
-"""Peak memory of one variant on one saved case: run by :func:`measuring.peak_memory_mib` in a fresh process."""
+"""Peak memory of one variant; on the CPU run by :func:`measuring.peak_memory_mib` in a fresh process."""
 
 import json
 import sys
@@ -21,18 +21,24 @@ def peak_mib(device: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def main(saved_case: str, variant: str, threads: str, device: str) -> None:
-    """Print the peak above a forward pass without a graph, in MiB."""
-    prepare(int(threads), device)
-    planted = torch.load(saved_case, weights_only=False)  # a whole module, from the benchmark's own temporary folder
-    case = Case(planted, outputs=1)
+def mib_above_forward(case: Case, variant: str, device: str) -> float:
+    """Return the peak of a variant above that of a forward pass without a graph."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     with torch.no_grad():
         case.detector.detect([case.image])
     forward = peak_mib(device)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     VARIANTS[variant](case, lambda: clock(device))
-    print(json.dumps(peak_mib(device) - forward))
+    return peak_mib(device) - forward
+
+
+def main(saved_case: str, variant: str, threads: str) -> None:
+    """Print it, on the CPU, where each variant has a fresh process: one does not give back all that it once needed."""
+    prepare(int(threads), "cpu")
+    planted = torch.load(saved_case, weights_only=False)  # a whole module, from the benchmark's own temporary folder
+    print(json.dumps(mib_above_forward(Case(planted, outputs=1), variant, "cpu")))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import gc
 import json
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from case import Case
 from measuring import ConvolutionPeak, OperationCounter, clock, machine, peak_memory_mib, prepare
+from peak_memory import mib_above_forward
 from planted import Planted, plant
 from report import further_table, note, notes_below, saliency_table, title
 from torch import Tensor
@@ -44,7 +45,7 @@ Setting = tuple[str, str, int, int]
 def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Measure, print, and return the raw numbers of each case."""
     options = _parse(args)
-    prepare(options.threads, options.device)
+    prepare(options.threads, options.device, options.tf32)
     settings = _settings(options)
     note(machine(options.device))
     note(f"{len(settings)} cases: about {_estimate(settings, options) / 60:.0f} minutes on one core of 2.6 GHz.")
@@ -105,13 +106,24 @@ def _measure(planted: Planted, options: argparse.Namespace) -> dict[str, Any]:
         if options.further and "windowed" in running and case.count > 1:
             further.append(_further(case, number, options.device))
     if options.memory:
-        with tempfile.TemporaryDirectory() as folder:
-            saved = Path(folder) / "planted.pt"
-            torch.save(planted, saved)
-            for name in [name for name in running if not options.quick or name in ("autograd", "windowed")]:
-                note(f"  {name}: memory")
-                variants[name]["memory_mib"] = peak_memory_mib(saved, name, options.threads, options.device)
+        for name, mib in _memory(
+            planted, [n for n in running if not options.quick or n in ("autograd", "windowed")], options
+        ):
+            variants[name]["memory_mib"] = mib
     return {"variants": variants, "convolution_gflops": peak.gflops, "further": further}
+
+
+def _memory(planted: Planted, names: Sequence[str], options: argparse.Namespace) -> Iterator[tuple[str, float]]:
+    """Yield the peak memory of each variant above that of a forward pass, in MiB."""
+    if options.device == "cuda":
+        yield from ((name, mib_above_forward(Case(planted, outputs=1), name, "cuda")) for name in names)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "planted.pt"
+        torch.save(planted, saved)
+        for name in names:
+            note(f"  {name}: memory")
+            yield name, peak_memory_mib(saved, name, options.threads)
 
 
 def _further(case: Case, number: int, device: str) -> float:
@@ -180,6 +192,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="do not measure memory")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--tf32", action="store_true", help="let a GPU round to TF32, as PyTorch lets its convolutions")
     parser.add_argument("--seed", type=int, default=0, help="of weights, picture and noise")
     parser.add_argument("--output", type=Path, help="JSON file of all raw numbers")
     options = parser.parse_args(args)

@@ -91,9 +91,12 @@ def test_a_copy_that_is_on_its_way_is_not_waited_for_until_the_next_step():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_losses_are_looked_at_one_step_later():
-    watch = LossWatch()
-    torch.cuda._sleep(500_000_000)
-    watch.keep(1, [5], {"loss_cls": torch.tensor(NAN, device="cuda")})
+    watch, losses = LossWatch(), {"loss_cls": torch.tensor(0.5, device="cuda")}
+    watch.keep(0, [4], losses)  # the first time, memory for it is set aside, which waits
+    watch.look(skips_steps=False)
+    losses["loss_cls"].fill_(NAN)
+    torch.cuda._sleep(1_000_000_000)
+    watch.keep(1, [5], losses)
     assert not watch.ready
     with pytest.raises(NonFiniteLossError, match="step 1 loss_cls is nan"):
         watch.look(skips_steps=False)

@@ -60,7 +60,7 @@ class AutogradBackbone:
         def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
             if len(args) != 1 or not isinstance(args[0], Tensor):
                 raise UnsupportedModelError("the backbone is not called with one tensor")
-            self._input = args[0].detach().requires_grad_()
+            self._input = in_quick_layout(args[0].detach()).requires_grad_()
             torch.set_grad_enabled(True)
             return (self._input,)
 
@@ -87,6 +87,14 @@ class AutogradBackbone:
         outputs = [self._features[name] for name in cotangents]
         gradient = vjp_each(outputs, self._input, list(cotangents.values()), batched)
         return Window(gradient)
+
+
+def in_quick_layout(maps: Tensor) -> Tensor:
+    """Return maps ``[N, C, H, W]`` channels last on a GPU: what cuDNN takes for others is at times far slower.
+
+    On an H100, a 3x3 convolution of five maps in single precision took 245 ms, and one of a single map 0.65 ms.
+    """
+    return maps.contiguous(memory_format=torch.channels_last) if maps.is_cuda else maps
 
 
 def vjp_each(outputs: Sequence[Tensor], leaf: Tensor, cotangents: Sequence[Window], batched: bool) -> Tensor:

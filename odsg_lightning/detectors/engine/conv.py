@@ -3,6 +3,8 @@
 Cotangents are stored as ``[N, h, w, C]`` here: a 1x1 convolution is then one matrix product over all of them.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,7 +19,8 @@ _NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)
 class LinearConv:
     """A convolution and the normalisation behind it, without bias: what a cotangent sees of them.
 
-    Weights are read when they are needed, so that this never goes stale.
+    Weights are read when they are needed, and on a GPU kept from then on: there it takes longer to start operations on
+    them than to carry a cotangent back. An engine serves one forward pass, and refuses weights that changed since.
 
     Args:
         module: a convolution of one group, with or without a frozen or eval-mode batch normalisation.
@@ -47,20 +50,55 @@ class LinearConv:
             _check_norm(self._norm, name)
         self.module = module
         self.stride = int(module.stride[0])
+        self._on_gpu: dict[Callable[[Tensor], Tensor], Tensor] = {}
 
-    def weight(self, dtype: torch.dtype) -> Tensor:
-        """Return ``[C_out, C_in, k, k]`` with the scale of the normalisation folded in."""
-        weight = self.module.weight.detach()
+    def weight(self, dtype: torch.dtype, layout: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the weight with the scale of the normalisation folded in.
+
+        Args:
+            dtype: always the same.
+            layout: what to make of ``[C_out, C_in, k, k]``.
+        """
+        if (kept := self._on_gpu.get(layout)) is not None:
+            return kept
+        weight = layout(self._folded().to(dtype))
+        if weight.is_cuda:
+            self._on_gpu[layout] = weight
+        return weight
+
+    def _folded(self) -> Tensor:
+        weight: Tensor = self.module.weight.detach()
         if self._norm is not None:
             scale = (self._norm.running_var + self._norm.eps).rsqrt()
             if self._norm.weight is not None:
                 scale = scale * self._norm.weight.detach()
             weight = weight * scale[:, None, None, None]
-        return weight.to(dtype)
+        return weight
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """Return the weight of a 1x1 convolution as ``[C_out, C_in]``: ``cotangent @ matrix`` is its transpose."""
-        return self.weight(dtype).flatten(1)
+        return self.weight(dtype, _as_matrix)
+
+
+def _as_matrix(weight: Tensor) -> Tensor:
+    return weight.flatten(1)
+
+
+def _as_it_is(weight: Tensor) -> Tensor:
+    return weight.contiguous(memory_format=torch.channels_last) if weight.is_cuda else weight
+
+
+def _transposed(weight: Tensor) -> Tensor:
+    return weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+
+
+def _four_phases(weight: Tensor) -> Tensor:
+    """See :func:`transpose_7x7_stride_2`."""
+    weight = F.pad(weight, (1, 0, 1, 0))  # now entry 2d + r + 4, of eight
+    outputs, inputs = weight.shape[:2]
+    phases = weight.view(outputs, inputs, 4, 2, 4, 2).flip(2, 4)  # [C_out, C_in, d, row phase, d, column phase]
+    kernel = phases.permute(1, 3, 5, 0, 2, 4).reshape(inputs * 4, outputs, 4, 4)
+    return kernel.contiguous(memory_format=torch.channels_last)
 
 
 def _check_norm(norm: nn.Module, name: str) -> None:
@@ -76,7 +114,7 @@ def transpose_3x3(conv: LinearConv, cotangent: Tensor) -> Tensor:
 
     What it would carry outside of them is dropped: the caller leaves a margin of one cell where that matters.
     """
-    weight = conv.weight(cotangent.dtype).flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+    weight = conv.weight(cotangent.dtype, _transposed)
     return F.conv2d(cotangent.permute(0, 3, 1, 2), weight, padding=1).permute(0, 2, 3, 1)
 
 
@@ -86,7 +124,7 @@ def transpose_3x3_stride_2(conv: LinearConv, cotangent: Tensor) -> Tensor:
     Returns:
         ``[N, 2h + 1, 2w + 1, C_in]``; its first cell lies at ``2 * top - 1, 2 * left - 1``.
     """
-    weight = conv.weight(cotangent.dtype)
+    weight = conv.weight(cotangent.dtype, _as_it_is)
     return F.conv_transpose2d(cotangent.permute(0, 3, 1, 2), weight, stride=2).permute(0, 2, 3, 1)
 
 
@@ -99,9 +137,5 @@ def transpose_7x7_stride_2(conv: LinearConv, cotangent: Tensor) -> Tensor:
     Returns:
         ``[N, C_in, 2h + 6, 2w + 6]``; its first cell lies at ``2 * top - 4, 2 * left - 4``.
     """
-    weight = F.pad(conv.weight(cotangent.dtype), (1, 0, 1, 0))  # now entry 2d + r + 4, of eight
-    outputs, inputs = weight.shape[:2]
-    phases = weight.view(outputs, inputs, 4, 2, 4, 2).flip(2, 4)  # [C_out, C_in, d, row phase, d, column phase]
-    kernel = phases.permute(1, 3, 5, 0, 2, 4).reshape(inputs * 4, outputs, 4, 4)
-    kernel = kernel.contiguous(memory_format=torch.channels_last)
+    kernel = conv.weight(cotangent.dtype, _four_phases)
     return F.pixel_shuffle(F.conv2d(cotangent.permute(0, 3, 1, 2), kernel, padding=3), 2)

@@ -8,7 +8,7 @@ detector runs once without a graph, and the graph is cut behind the backbone and
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
 
@@ -17,14 +17,17 @@ from torch import Tensor, nn
 
 from odsg_lightning.detectors.engine.backbone import BackboneEngine
 from odsg_lightning.detectors.engine.chunks import Cotangents, Frame, vjp_in_chunks
+from odsg_lightning.detectors.engine.jacobian import Jacobian, jacobians
 from odsg_lightning.detectors.engine.normalization import InputNormalization
 from odsg_lightning.detectors.engine.parameters import Snapshot, frozen
-from odsg_lightning.detectors.engine.recompute import Jacobian
 from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.protocol import Linearization
 from odsg_lightning.types import Detections, LocalGradient
+
+_TOGETHER = 16
+"""Detections that share their passes through the decoding."""
 
 
 class Head(Protocol):
@@ -103,7 +106,8 @@ class CutLinearization:
         indices = list(indices)
         done = 0
         try:
-            for window in vjp_in_chunks(self._vjp, map(self._cotangents, indices), self._frame):
+            objects = map(self._cotangents, self._jacobians(indices))
+            for window in vjp_in_chunks(self._vjp, objects, self._frame):
                 yield self._pixels.to_image(window or self._zero())
                 done += 1
         except UnsupportedModelError as reason:
@@ -111,16 +115,18 @@ class CutLinearization:
         if done < len(indices):
             yield from self._plain_gradients(indices[done:])
 
-    def _cotangents(self, index: int) -> Cotangents:
+    def _jacobians(self, indices: Sequence[int]) -> Iterator[Jacobian]:
+        """Yield the derivatives of each detection's five numbers by the head's outputs."""
+        for start in range(0, len(indices), _TOGETHER):
+            self._snapshot.check()
+            with torch.inference_mode(False), torch.enable_grad():
+                several = list(jacobians(self._outputs, self._head.leaves, indices[start : start + _TOGETHER]))
+            yield from several
+
+    def _cotangents(self, jacobian: Jacobian) -> Cotangents:
         """Return a detection's five cotangents of the backbone's features."""
         self._snapshot.check()
         with torch.inference_mode(False), torch.enable_grad(), frozen(self._model):
-            # Not from one tensor that holds all five: each would send zeros through the decoding of the others, too.
-            numbers = (*self._outputs.boxes[index].unbind(), self._outputs.scores[index])
-            jacobian = [
-                torch.autograd.grad(number, self._head.leaves, retain_graph=True, allow_unused=True)
-                for number in numbers
-            ]
             windows = self._head.cotangents(jacobian)
         return {name: window for name, window in zip(self._names, windows, strict=True) if window is not None}
 

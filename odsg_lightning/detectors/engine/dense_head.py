@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from odsg_lightning.detectors.detectron2_names import Conv2d, FrozenBatchNorm2d, RetinaNetHead
-from odsg_lightning.detectors.engine.backbone import vjp_each
-from odsg_lightning.detectors.engine.recompute import Jacobian, check_recomputed, flattened
+from odsg_lightning.detectors.engine.backbone import in_quick_layout, vjp_each
+from odsg_lightning.detectors.engine.jacobian import Jacobian
+from odsg_lightning.detectors.engine.recompute import check_recomputed, flattened
 from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 
 _SUBNETS = {"cls_subnet", "bbox_subnet", "cls_score", "bbox_pred"}
@@ -30,7 +31,7 @@ class DenseHead:
     def __init__(self, model: nn.Module) -> None:
         """See the class for the arguments."""
         self._model: Any = model
-        self._head = model.get_submodule("head")
+        self._head: Any = model.get_submodule("head")
         self._radius = receptive_radius(self._head)
         self.features: list[Tensor] = []
         self.leaves: list[Tensor] = []
@@ -114,60 +115,67 @@ class DenseHead:
         if not cells:
             return result
         crops = self._crops(cells)
-        inputs = [
-            feature[:, :, top:bottom, left:right].detach().clone().requires_grad_()
-            for feature, (top, left, bottom, right) in zip(self.features, crops, strict=True)
-        ]
-        outputs = flattened(self._head(inputs))
+        inputs = {
+            level: in_quick_layout(self.features[level][:, :, top:bottom, left:right].detach().clone()).requires_grad_()
+            for level, (top, left, bottom, right) in crops.items()
+        }
+        outputs = self._run_again(inputs, cells)
         moved = []
         for index, window in cells.items():
             top, left, _, _ = crops[index % count]
             moved.append(Window(window.values, window.top - top, window.left - left))
             recomputed, recorded = outputs[index].detach(), self._outputs[index]
             check_recomputed(_inside(recomputed, moved[-1]), _inside(recorded, window), recorded, "model.head")
-        levels = range(count) if self._radius is None else sorted({index % count for index in cells})
-        for level in levels:
-            values = vjp_each([outputs[index] for index in cells], inputs[level], moved, inputs[level].is_cuda)
+        for level, leaf in inputs.items():
+            values = vjp_each([outputs[index] for index in cells], leaf, moved, leaf.is_cuda)
             if (values != 0).any():
                 result[level] = Window(values, *crops[level][:2])
         return result
 
     def _cells(self, jacobian: Jacobian, index: int) -> Window | None:
         """Return the derivatives by one output of the head where they are not zero; None if they are so everywhere."""
-        rows = [derivatives[index] for derivatives in jacobian]
-        present = [(row != 0).any(dim=1) for row in rows if row is not None]
-        places = torch.stack(present).any(dim=0).nonzero().flatten().tolist() if present else []
+        places, derivatives = jacobian[index]
         if not places:
             return None
         leaf, output = self.leaves[index], self._outputs[index]
         numbers, channels, width = leaf.shape[1], output.shape[1], output.shape[3]
         per_cell = channels // numbers
-        cells = [divmod(int(self._rows[index % len(self.features)][place]), per_cell) for place in places]
-        positions = [divmod(cell, width) for cell, _ in cells]
+        rows = self._rows[index % len(self.features)][places].tolist()
+        derivatives = derivatives.to(output)
+        positions = [divmod(row // per_cell, width) for row in rows]
         top, left = (min(axis) for axis in zip(*positions, strict=True))
         bottom, right = (max(axis) + 1 for axis in zip(*positions, strict=True))
-        values = output.new_zeros(len(rows), channels, bottom - top, right - left)
-        for place, (y, x), (_, anchor) in zip(places, positions, cells, strict=True):
-            own = slice(anchor * numbers, (anchor + 1) * numbers)
-            for number, row in enumerate(rows):
-                if row is not None:
-                    values[number, own, y - top, x - left] = row[place]
+        values = output.new_zeros(len(derivatives), channels, bottom - top, right - left)
+        for place, (row, (y, x)) in enumerate(zip(rows, positions, strict=True)):
+            anchor = row % per_cell
+            values[:, anchor * numbers : (anchor + 1) * numbers, y - top, x - left] = derivatives[:, place]
         return Window(values, top, left)
 
-    def _crops(self, cells: Mapping[int, Window]) -> list[tuple[int, int, int, int]]:
-        """Return the rectangle (top, left, bottom, right) of each feature that recomputing it needs."""
+    def _run_again(self, inputs: Mapping[int, Tensor], indices: Iterable[int]) -> Mapping[int, Tensor]:
+        """Return outputs of the head by their index, with a graph."""
+        if self._radius is None:
+            return dict(enumerate(flattened(self._head(list(inputs.values())))))
+        head, count = self._head, len(self.features)
+        # What RetinaNetHead.forward() does at each level, and receptive_radius() has seen that it does nothing else.
+        return {
+            index: head.cls_score(head.cls_subnet(inputs[index % count]))
+            if index < count
+            else head.bbox_pred(head.bbox_subnet(inputs[index % count]))
+            for index in indices
+        }
+
+    def _crops(self, cells: Mapping[int, Window]) -> dict[int, tuple[int, int, int, int]]:
+        """Return the rectangle (top, left, bottom, right) of each feature that is needed to recompute the head."""
         sizes = [(int(feature.shape[2]), int(feature.shape[3])) for feature in self.features]
         if self._radius is None:
-            return [(0, 0, height, width) for height, width in sizes]
-        crops = []
-        for level, (height, width) in enumerate(sizes):
+            return {level: (0, 0, height, width) for level, (height, width) in enumerate(sizes)}
+        crops = {}
+        for level in sorted({index % len(sizes) for index in cells}):
             windows = [window for index, window in cells.items() if index % len(sizes) == level]
-            if windows:
-                top, left = (min(getattr(w, side) for w in windows) - self._radius for side in ("top", "left"))
-                bottom, right = (max(getattr(w, side) for w in windows) + self._radius for side in ("bottom", "right"))
-                crops.append((max(0, top), max(0, left), min(height, bottom), min(width, right)))
-            else:
-                crops.append((0, 0, 1, 1))  # the head wants a map for each level, whether it matters or not
+            top, left = (min(getattr(w, side) for w in windows) - self._radius for side in ("top", "left"))
+            bottom, right = (max(getattr(w, side) for w in windows) + self._radius for side in ("bottom", "right"))
+            height, width = sizes[level]
+            crops[level] = (max(0, top), max(0, left), min(height, bottom), min(width, right))
         return crops
 
 

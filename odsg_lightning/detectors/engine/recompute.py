@@ -4,16 +4,12 @@ A detector's graph is cut behind its head. Detectron2's own decoding then starts
 carries each detection to its anchor or proposal by index; nothing is found again by its value.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from odsg_lightning.detectors.engine.window import UnsupportedModelError
-
-Jacobian = Sequence[Sequence[Tensor | None]]
-"""For each of the five numbers, its derivative by each leaf; None where it does not depend on one."""
 
 
 def leaves_in_place_of(outputs: Any, leaves: list[Tensor]) -> Any:

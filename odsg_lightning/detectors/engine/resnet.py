@@ -217,5 +217,7 @@ class _Block:
         """Zero a cotangent, in place, where a ReLU was closed."""
         box, step = cotangent.box, cotangent.step
         is_open = self._open[index][0, box.top : box.bottom : step, box.left : box.right : step]
-        cotangent.values.mul_(is_open.to(cotangent.values.dtype))  # converted once, not for each of them
+        if not is_open.is_cuda:
+            is_open = is_open.to(cotangent.values.dtype)  # converted once, not for each of them
+        cotangent.values.mul_(is_open)
         return cotangent

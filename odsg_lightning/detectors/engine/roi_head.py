@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from odsg_lightning.detectors.detectron2_names import Boxes, ROIAlign
-from odsg_lightning.detectors.engine.recompute import Jacobian, check_recomputed, flattened, leaves_in_place_of
+from odsg_lightning.detectors.engine.jacobian import Jacobian
+from odsg_lightning.detectors.engine.recompute import check_recomputed, flattened, leaves_in_place_of
 from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
+from odsg_lightning.names import PARAMETERS
 
 _MARGIN = 2
 """Cells of the coarsest feature around the RoIs: RoIAlign reads less than two cells beyond a box at every level, and
@@ -77,14 +79,12 @@ class RoiHead:
         Raises:
             UnsupportedModelError: the head does not give the same for these proposals on a part of the features.
         """
-        numbers = len(jacobian)
-        present = [derivative for row in jacobian for derivative in row if derivative is not None]
-        occupied = [(derivative != 0).any(dim=1) for derivative in present]
-        rows = torch.stack(occupied).any(dim=0).nonzero().flatten() if occupied else torch.empty(0)
+        rows = sorted({row for derivatives in jacobian for row in derivatives.rows})
         result: list[Window | None] = [None] * len(self.features)
-        if not len(rows):
+        if not rows:
             return result
         crops, (top, left) = self._crops(self._proposals[rows])
+        numbers = len(PARAMETERS)
         # The same crop once for each number: as a batch of images, one backward pass gives all five.
         inputs = [
             feature[:, :, y : y + height, x : x + width].detach().repeat(numbers, 1, 1, 1).requires_grad_()
@@ -93,14 +93,12 @@ class RoiHead:
         boxes = self._proposals[rows] - self._proposals.new_tensor([left, top, left, top])
         outputs = flattened(self._predict(inputs, [Boxes(boxes) for _ in range(numbers)]))
         cotangents = []
-        for index, (output, leaf) in enumerate(zip(outputs, self.leaves, strict=True)):
+        for output, leaf, derivatives in zip(outputs, self.leaves, jacobian, strict=True):
             recorded = leaf.detach()
             check_recomputed(output.detach(), recorded[rows].repeat(numbers, 1), recorded, "the box head")
-            zero = torch.zeros_like(recorded[rows])
-            derivatives = (row[index] for row in jacobian)
-            cotangents.append(
-                torch.cat([zero if derivative is None else derivative[rows] for derivative in derivatives])
-            )
+            cotangent = torch.zeros(numbers, len(rows), leaf.shape[1], dtype=derivatives.values.dtype)
+            cotangent[:, [rows.index(row) for row in derivatives.rows]] = derivatives.values
+            cotangents.append(cotangent.flatten(0, 1).to(output))
         gradients = torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True)
         for level, (gradient, (y, x, _, _)) in enumerate(zip(gradients, crops, strict=True)):
             if gradient is not None and (gradient != 0).any():

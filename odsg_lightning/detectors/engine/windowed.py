@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from odsg_lightning.detectors.detectron2_names import FPN, LastLevelMaxPool, LastLevelP6P7
+from odsg_lightning.detectors.engine.backbone import in_quick_layout
 from odsg_lightning.detectors.engine.conv import LinearConv, transpose_3x3, transpose_3x3_stride_2
 from odsg_lightning.detectors.engine.resnet import TransposedResNet
 from odsg_lightning.detectors.engine.strided_window import Box, StridedWindow, clipped, summed
@@ -51,8 +52,9 @@ class WindowedBackbone:
         """Record the backbone's next forward pass, which is run without a graph."""
         mode = torch.is_grad_enabled()
 
-        def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             torch.set_grad_enabled(False)
+            return tuple(map(in_quick_layout, inputs))
 
         def after(module: nn.Module, inputs: tuple[Tensor, ...], features: dict[str, Tensor]) -> None:
             torch.set_grad_enabled(mode)
