@@ -40,3 +40,6 @@ FAMILIES = ("iof/", "maps/", "enrichment/", "position/", "occlusion/", "audit/",
 
 OCCLUSION_NAMES = ("sufficiency", "necessity")
 """How much of an object's score is left when all but the object is hidden, and how much is gone when the object is."""
+
+OF_DETECTOR = "detector/"
+"""How the entries of a fingerprint begin that say in which of its ways a detector was explained."""

@@ -20,11 +20,12 @@ from odsg_lightning.metrics.edges import object_enrichment, position
 from odsg_lightning.metrics.iof import object_iof
 from odsg_lightning.metrics.map_statistics import map_statistics
 from odsg_lightning.metrics.occlusion import occlusion_values
-from odsg_lightning.names import EDGE_NAMES, IOF_NAMES, MAP_NAMES, OCCLUSION_NAMES
+from odsg_lightning.names import EDGE_NAMES, IOF_NAMES, MAP_NAMES, OCCLUSION_NAMES, OF_DETECTOR
 from odsg_lightning.occlusion.evidence import DetectedAgain, OcclusionEvidence
 from odsg_lightning.records.maps_file import MAX_SIDE, Key, ObjectMaps
 from odsg_lightning.records.record import ObjectRow
 from odsg_lightning.saliency.masks import above_share, smoothed
+from odsg_lightning.saliency.protocol import ConfiguredDetector, Detector
 from odsg_lightning.types import AuditSample, ObjectSaliency
 
 OBJECTS_CHOSEN = "balanced over the classes"
@@ -226,6 +227,13 @@ def fingerprint(audit_set_sha256: str, config: AuditConfig, masks: str | None = 
     if config.max_objects_per_image is not None:
         told["objects_chosen"] = OBJECTS_CHOSEN
     return told | config.measured | explainer_fingerprint(config)
+
+
+def detector_fingerprint(detector: Detector) -> dict[str, Any]:
+    """Return what a detector says of how it is explained, as ``detector/<name>``; nothing of the defaults."""
+    if not isinstance(detector, ConfiguredDetector):
+        return {}
+    return {f"{OF_DETECTOR}{name}": value for name, value in sorted(detector.explained_with.items())}
 
 
 def _block_means(maps: Tensor) -> Tensor:

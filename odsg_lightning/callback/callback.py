@@ -15,7 +15,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from odsg_lightning.audit.config import AuditConfig, Target
 from odsg_lightning.audit.engine_notice import EngineNotice
 from odsg_lightning.audit.isolation import isolated
-from odsg_lightning.audit.measure import fingerprint
+from odsg_lightning.audit.measure import detector_fingerprint, fingerprint
 from odsg_lightning.callback.budget import Cadence
 from odsg_lightning.callback.checks import audit_set_of, check_arguments, check_counts, check_trainer
 from odsg_lightning.callback.dashboard import Dashboard
@@ -265,6 +265,7 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
         with isolated(module):  # an adapter may put hooks on the module
             detector = self.adapter(module)
             self._notice.log_once(detector)
+            self._records.of_detector = detector_fingerprint(detector)
             yield detector
 
     def _audit_and_log(self, trainer: Trainer, module: LightningModule) -> None:
@@ -289,10 +290,9 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
                     rank_zero_warn(f"The ODSmoothGrad audit at step {trainer.global_step}: {result.why_few}")
                 self._drift.advance(result.maps, len(result.rows))
                 self._records.keep(result, weights)
-        seconds = time.perf_counter() - started
-        self.seconds += seconds
+        scalars |= {"audit/seconds": time.perf_counter() - started, "audit/n_failed": float(self.n_failed)}
+        self.seconds += scalars["audit/seconds"]
         self.n_audits += 1
-        scalars |= {"audit/seconds": seconds, "audit/n_failed": float(self.n_failed)}
         self.last, self._logged = scalars, True
         self.log_dict(scalars)  # type: ignore[attr-defined] # Lightning attaches it to every callback
 

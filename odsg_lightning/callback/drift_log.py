@@ -12,7 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from odsg_lightning.metrics.drift import MEASURES, drift_means, map_drift
-from odsg_lightning.names import PARAMETERS
+from odsg_lightning.names import OF_DETECTOR, PARAMETERS
 from odsg_lightning.records.maps_file import Key, ObjectMaps, maps_beside
 from odsg_lightning.records.record import differing_entries, read_record
 
@@ -22,8 +22,11 @@ _NOT_OF_MAPS = ("near_threshold", "near_margin", "occlusion", "sufficiency_margi
 
 
 def settings_of_maps(measured: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that an audit's maps depend on, of all that its numbers depend on."""
-    return {name: value for name, value in measured.items() if name not in _NOT_OF_MAPS}
+    """Return the settings that an audit's maps depend on, of all that its numbers depend on.
+
+    Without the detector's own, which are not known before its first audit.
+    """
+    return {n: value for n, value in measured.items() if n not in _NOT_OF_MAPS and not n.startswith(OF_DETECTOR)}
 
 
 def settings_in_state_key(measured: Mapping[str, Any]) -> dict[str, Any]:

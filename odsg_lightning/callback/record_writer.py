@@ -39,6 +39,8 @@ class RecordWriter:
         self._provenance: dict[str, Any] = {}
         self._result: AuditResult | None = None
         self._weights = ""
+        self.of_detector: Mapping[str, Any] = {}
+        """What the fingerprint says of the detector, which is not known before its first audit."""
 
     def begin(self, fingerprint: Mapping[str, Any]) -> None:
         """Take the settings of the audits to come, and find out where the code comes from before it changes on disk."""
@@ -75,7 +77,7 @@ class RecordWriter:
             )
         folder = Path(root) / "audits"
         origin = self._provenance | {"step": step, "weights": self._weights}
-        record = AuditRecord(self._fingerprint, origin, result.rows, metrics_beside(trainer))
+        record = AuditRecord({**self._fingerprint, **self.of_detector}, origin, result.rows, metrics_beside(trainer))
         entry = trainer.state.fn
         name = f"step_{step:06d}" if entry is None or entry == TrainerFn.FITTING else entry.value
 

@@ -14,7 +14,7 @@ from odsg_lightning.audit.engine_notice import EngineNotice
 from odsg_lightning.audit.explainer import explainer_of
 from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.audit.loop import DetectorFailedError, audit
-from odsg_lightning.audit.measure import fingerprint, object_maps, object_row
+from odsg_lightning.audit.measure import detector_fingerprint, fingerprint, object_maps, object_row
 from odsg_lightning.audit.pairing import PairingCounts, why_few_are_paired
 from odsg_lightning.audit.progress import audit_progress
 from odsg_lightning.audit.strips import audited_strip
@@ -93,7 +93,8 @@ def audit_checkpoint(
     with isolated(module), repeatable(place):
         detector = resolve_adapter(module)
         EngineNotice(config).log_once(detector)
-        head = AuditRecord(fingerprint(chosen.sha256, config, chosen.masks), provenance(checkpoint), ())
+        audited_with = fingerprint(chosen.sha256, config, chosen.masks) | detector_fingerprint(detector)
+        head = AuditRecord(audited_with, provenance(checkpoint), ())
         settings = circumstances(detector, loaded, place, config.engine, config.precision)
         make_folder(output.parent)
         partial = PartialAudit(output, head, settings, with_maps=with_maps)

@@ -66,6 +66,7 @@ class RfdetrAdapter(ModelAdapter):
         self._resolution = resolution or int(backbone[0].encoder.shape[0])
         self._post_process = PostProcess(num_select)
         self._through_refinement = through_refinement
+        self.explained_with = {"through_refinement": True} if through_refinement else {}
 
     def _found(self, images: Sequence[Tensor]) -> Sequence[Mapping[str, Tensor]]:
         sizes = torch.tensor([image.shape[1:] for image in images], device=images[0].device)

@@ -84,6 +84,7 @@ class TransformersAdapter(ModelAdapter):
             )
         super().__init__(model, _labels_of(model) if labels is None else list(labels))
         self._through_refinement = through_refinement
+        self.explained_with = {"through_refinement": True} if through_refinement else {}
 
     def _found(self, images: Sequence[Tensor]) -> Sequence[Mapping[str, Tensor]]:
         model: Any = self.model

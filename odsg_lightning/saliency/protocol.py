@@ -4,7 +4,7 @@
 that asks which of them a detector has.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -29,6 +29,23 @@ class Detector(Protocol):
             require a gradient.
         """
         ...
+
+
+@runtime_checkable
+class ConfiguredDetector(Detector, Protocol):
+    """A detector that can be explained in more than one way.
+
+    Example:
+        >>> class Whole:
+        ...     explained_with = {"through_refinement": True}  # what differs from the default, by its name
+        ...
+        ...     def detect(self, images): ...
+        >>> isinstance(Whole(), ConfiguredDetector)
+        True
+    """
+
+    explained_with: Mapping[str, str | float | bool]
+    """Settings of its own that its gradients depend on, other than the defaults: records say them."""
 
 
 class Linearization(Protocol):

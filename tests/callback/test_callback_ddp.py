@@ -61,8 +61,9 @@ def start_two(folder, model, shapes_folder, tasks):
     return [Ended(code, (folder / f"output_{rank}.txt").read_text()) for rank, code in enumerate(codes)]
 
 
-def task(entry, audit, *, audit_images=3, fails="none", logs=None, checkpoint=None, **options):
+def task(entry, audit, *, audit_images=3, fails="none", logs=None, checkpoint=None, trainer=None, **options):
     found = {"entry": entry, "audit": audit, "audit_images": audit_images, "fails": fails, "options": options}
+    found["trainer"] = trainer or {}
     return found | {"logs": str(logs) if logs else None, "checkpoint": str(checkpoint) if checkpoint else None}
 
 
@@ -84,6 +85,9 @@ def results(tmp_path_factory, trained_retinanet, shapes_folder):
         "fit without": task("fit", None),
         "fit": task("fit", {"save_records": True}, logs=logs, checkpoint=checkpoint),
         "fit failing": task("fit", {}, fails="second"),
+        "fit within a share": task(
+            "fit", {"max_share": 1e-6, "occlusion": False}, audit_images=1, trainer={"val_check_interval": 1}
+        ),
     }
     for ended in start_two(folder, trained_retinanet.model, shapes_folder, tasks):
         assert ended.code == 0, ended.output
@@ -128,6 +132,13 @@ def test_training_is_bit_identical(run, results):
     first, second = (rank[run] for rank in results.ranks)
     assert first["weights"] == second["weights"]
     assert first["losses"] != second["losses"]  # each process saw images of its own
+
+
+def test_both_processes_skip_the_same_audits(results):
+    runs = [rank["fit within a share"] for rank in results.ranks]
+    assert [run["n_audits"] for run in runs] == [2, 2]  # of four validations, the first and the last
+    assert [run["logged"]["audit/skipped"] for run in runs] == [2, 2]
+    assert runs[0]["weights"] == runs[1]["weights"]
 
 
 def test_failure_of_one_process_is_known_to_both(results):

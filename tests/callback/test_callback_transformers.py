@@ -14,6 +14,8 @@ from odsg_lightning.records.record import read_record
 
 pytest.importorskip("transformers")
 
+from odsg_lightning.detectors.transformers import TransformersAdapter
+
 
 class FineTuning(LightningModule):
     """What a user writes who knows nothing of audits."""
@@ -45,12 +47,12 @@ class FineTuning(LightningModule):
     val_dataloader = train_dataloader
 
 
-def train(folder=None):
+def train(folder=None, **more):
     seed_everything(7, verbose=False)
     module = FineTuning()
     settings = {"n_samples": 2, "score_threshold": 0.2, "save_records": True, "on_error": "raise", "max_strips": 1}
     truth = detections_as_truth(module, 48, 80, lambda found: found[[0, len(found) - 1]])
-    audit = ODSmoothGradCallback(audit_samples=[truth], **settings)
+    audit = ODSmoothGradCallback(audit_samples=[truth], **settings, **more)
     trainer = trainer_with([audit] if folder else [], folder, max_steps=2, val_check_interval=2)
     trainer.fit(module)
     return audit, module.state_dict(), trainer.optimizers[0].state_dict()["state"], torch.get_rng_state()
@@ -75,3 +77,23 @@ def test_audited_in_training_which_it_leaves_alone_and_read_by_the_gate(tmp_path
     capsys.readouterr()
     assert main(["gate", str(baseline), str(path)]) in (0, 1)
     assert "occlusion/sufficiency" in capsys.readouterr().out
+
+
+def test_through_which_graph_is_in_the_record_and_the_gate_tells_them_apart(tmp_path, capsys):
+    def whole(module):
+        return TransformersAdapter(module.model, module.processor, through_refinement=True)
+
+    _, *first = train(tmp_path / "last")
+    audit, *second = train(tmp_path / "whole", adapter=whole)
+    assert audit.n_failed == 0
+    assert all(torch.equal(first[0][name], value) for name, value in second[0].items())
+    (last,), (through,) = (list((tmp_path / name).rglob("step_*.json")) for name in ("last", "whole"))
+    assert "detector/through_refinement" not in read_record(last).fingerprint
+    assert read_record(through).fingerprint["detector/through_refinement"] is True
+    baseline = str(tmp_path / "baseline.json")
+    assert main(["baseline", "accept", str(last), "-o", baseline, "--reason", "the first"]) == 0
+    capsys.readouterr()
+    assert main(["gate", baseline, str(through)]) == 3  # they cannot be compared
+    assert "detector/through_refinement" in capsys.readouterr().out
+    again, *_ = train(tmp_path / "again", adapter=whole, reference=through)  # such a record serves as a reference
+    assert again.last["drift_ref/pearson"] == pytest.approx(1)

@@ -113,7 +113,10 @@ def run(task: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     losses = Losses()
     callback = quick_audit(**task["audit"], adapter=ADAPTERS[task["fails"]]) if task["audit"] is not None else None
     trainer = trainer_with(
-        [losses, *([callback] if callback else [])], task["logs"] and Path(task["logs"]), **TWO_PROCESSES
+        [losses, *([callback] if callback else [])],
+        task["logs"] and Path(task["logs"]),
+        **TWO_PROCESSES,
+        **task["trainer"],
     )
     data = shapes_data(Path(settings["shapes"]), audit_images=task["audit_images"], check_images=False)
     with warnings.catch_warnings(record=True) as warned, noting_what_is_measured() as measured:
@@ -129,6 +132,7 @@ def run(task: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         "optimizer": digest([optimizer.state_dict() for optimizer in trainer.optimizers]),
         "random": digest([torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()]),
         "n_failed": callback and callback.n_failed,
+        "n_audits": callback and callback.n_audits,
         "measured": measured,
         "per_object": [bits(values) for values in callback.iof.per_object()] if callback else None,
         "warnings": [str(warning.message) for warning in warned if warning.category is RuntimeWarning],
