@@ -94,6 +94,6 @@ def test_through_which_graph_is_in_the_record_and_the_gate_tells_them_apart(tmp_
     assert main(["baseline", "accept", str(last), "-o", baseline, "--reason", "the first"]) == 0
     capsys.readouterr()
     assert main(["gate", baseline, str(through)]) == 3  # they cannot be compared
-    assert "detector/through_refinement" in capsys.readouterr().out
+    assert "detector/through_refinement" in capsys.readouterr().err
     again, *_ = train(tmp_path / "again", adapter=whole, reference=through)  # such a record serves as a reference
     assert again.last["drift_ref/pearson"] == pytest.approx(1)
