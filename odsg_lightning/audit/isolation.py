@@ -2,18 +2,22 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from torch import nn
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 @contextmanager
 def isolated(module: nn.Module) -> Iterator[None]:
     """Put a module into the state for an audit, and give back the very state it had, also after an error.
 
-    Inside: eval mode, no parameter requires a gradient, inference mode is off, and what was compiled runs uncompiled.
+    Inside: eval mode, no parameter requires a gradient, inference mode is off, what was compiled runs uncompiled, and
+    weights of half precision are single: gradients of single pixels vanish in half precision.
     Restored on leaving: the mode of each submodule, ``requires_grad`` and ``.grad`` of each parameter, which hooks,
     submodules, parameters and buffers there are, the values of buffers, and the random states of Python, NumPy and
     torch on every device.
@@ -27,14 +31,19 @@ def isolated(module: nn.Module) -> Iterator[None]:
     random_states = _collect_rng_states()  # Lightning's own isolate_rng does not restore them after an error
     with torch.inference_mode(False), _uncompiled():
         buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+        halves = [(t, t.data) for t in chain(module.parameters(), module.buffers()) if t.dtype in HALF]
         try:
             module.eval()
             for parameter, _, _ in flags:
                 parameter.requires_grad_(False)
                 parameter.grad = None  # a stray backward() would add to it in place
+            for tensor, half in halves:
+                tensor.data = half.float()
             yield
         finally:
             _set_rng_states(random_states)
+            for tensor, half in halves:
+                tensor.data = half
             for table, before in tables:
                 if list(map(id, table.values())) != list(map(id, before.values())):
                     table.clear()

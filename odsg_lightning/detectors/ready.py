@@ -19,6 +19,5 @@ def check_ready(model: nn.Module) -> None:
     if half is not None:
         raise RuntimeError(
             f"Expected parameters of single or double precision, but got {half}: gradients of single pixels vanish "
-            "in half precision. Audit a copy of the model in float32 (precision='16-mixed' and 'bf16-mixed' keep "
-            "the parameters in float32 and work as they are)."
+            "in half precision. Explain a copy of the model in float32 (ODSmoothGradCallback does so by itself)."
         )

@@ -128,3 +128,22 @@ def test_values_and_versions_of_parameters_are_untouched(module):
     with isolated(module):
         module(torch.rand(1, 3, 8, 8))
     assert versions == [parameter._version for parameter in module.parameters()]
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_weights_of_half_precision_are_single_inside_and_the_very_same_again_outside(half, module):
+    module[:3].to(half)  # and one layer that is single already
+    tensors = [*module.parameters(), *module.buffers()]
+    before = [(tensor.data_ptr(), tensor.clone()) for tensor in tensors]
+    versions = [parameter._version for parameter in module.parameters()]
+    with isolated(module):
+        assert all(tensor.dtype == torch.float32 for tensor in tensors if tensor.is_floating_point())
+        assert module(torch.rand(1, 3, 8, 8)).dtype == torch.float32
+        assert torch.equal(module[0].weight, before[0][1].float())
+        module.train()(torch.rand(2, 3, 8, 8))  # moves the running statistics
+    assert module[0].weight.dtype == module[1].running_mean.dtype == half
+    assert [parameter._version for parameter in module.parameters()] == versions
+    for tensor, (place, values) in zip(tensors, before, strict=True):
+        assert tensor.data_ptr() == place
+        assert torch.equal(tensor, values)
+    assert module[0].weight.grad.dtype == half
