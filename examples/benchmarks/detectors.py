@@ -1,8 +1,8 @@
 r"""Which detectors work: are their maps the gradients, which engine computes them, and how long does it take.
 
-    python examples/benchmarks/detectors.py                       # all that is installed: minutes each
-    python examples/benchmarks/detectors.py --only "R-CNN"        # by name
-    python examples/benchmarks/detectors.py --size 96 --rounds 1  # small images
+    python examples/benchmarks/detectors.py                        # all that is installed: minutes each
+    python examples/benchmarks/detectors.py --only "R-CNN|SSD"     # by name, as a regular expression
+    python examples/benchmarks/detectors.py --size 224 --rounds 1  # smaller images
 
 The weights are random, so this says nothing of how good a detector is. In double precision, the gradients of an
 object's five numbers are compared with central finite differences, in a random half of the pixels; what a detector
@@ -11,6 +11,7 @@ forward pass and the gradients of five numbers.
 """
 
 import argparse
+import re
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -39,6 +40,12 @@ def _detectron2() -> list[Row]:
     return rows_detectron2.ROWS
 
 
+def _rfdetr() -> list[Row]:
+    import rows_rfdetr
+
+    return rows_rfdetr.ROWS
+
+
 def _torchvision() -> list[Row]:
     import rows_torchvision
 
@@ -55,6 +62,7 @@ FAMILIES: dict[str, Callable[[], list[Row]]] = {
     "detectron2": _detectron2,
     "torchvision": _torchvision,
     "transformers": _transformers,
+    "rfdetr": _rfdetr,
 }
 """By the package that must be installed."""
 
@@ -72,7 +80,7 @@ class Measured:
 def main(args: Sequence[str] | None = None) -> list[Measured]:
     """Measure, print each row, and return them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="TEXT", help="detectors whose name contains it")
+    parser.add_argument("--only", default="", metavar="PATTERN", help="detectors in whose name it is found")
     parser.add_argument("--size", type=int, default=320, help="height and width of the image, in pixels")
     parser.add_argument("--rounds", type=int, default=3, help="of which the median is printed")
     options = parser.parse_args(args)
@@ -86,7 +94,7 @@ def main(args: Sequence[str] | None = None) -> list[Measured]:
             print(f"{package} is not installed: its detectors are left out.", file=sys.stderr)
             continue
         for row in rows():
-            if options.only in row.name:
+            if re.search(options.only, row.name):
                 results.append(measure(row, options.size, options.rounds))
                 print(_line(results[-1]), flush=True)
     return results

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from odsg_lightning.saliency.protocol import Detector
 
@@ -44,6 +45,55 @@ def output_held(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def detached_held(detector: Any) -> Iterator[None]:
+    """Let what the model of an adapter detaches be what it was in the first forward pass, whatever the image."""
+    forward, values = detector.model.forward, {}
+
+    def held(*args: Any, **inputs: Any) -> Any:
+        with _Held(values):
+            return forward(*args, **inputs)
+
+    detector.model.forward = held
+    try:
+        yield
+    finally:
+        del detector.model.forward
+
+
+class _Held(TorchFunctionMode):
+    """Replaces the n-th detached tensor by the n-th of the values, which the first of these modes fills."""
+
+    def __init__(self, values: dict[int, Tensor]) -> None:
+        super().__init__()
+        self._values, self._count = values, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is not Tensor.detach:
+            return result
+        self._count += 1
+        return self._values.setdefault(self._count, result)
+
+
+def made_lively(model: nn.Module) -> nn.Module:
+    """Draw the weights of an untrained DETR-like detector so that what it finds depends on the image.
+
+    The last layer of its box heads begins at zero. Weights get a standard deviation of 1 / sqrt(inputs); biases, of
+    which those of the class head begin low, stay about where they are. With :func:`made_loud` the refinements of six
+    decoder layers add up to slivers and to boxes that leave the image.
+
+    Args:
+        model: changed in place, and returned in eval mode.
+    """
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+        else:
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
 
 
 def made_loud(model: nn.Module, run: Callable[[], object]) -> None:
