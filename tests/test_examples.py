@@ -63,7 +63,7 @@ def _refused(printed: str, folder: Path) -> None:
 
 
 def _differentiated(printed: str, folder: Path) -> None:
-    for name in ("torchvision SSDlite320-MobileNetV3", "transformers Deformable DETR-R50", "RF-DETR Nano"):
+    for name in ("torchvision SSDlite320-MobileNetV3", "RF-DETR Nano"):
         assert re.search(rf"\| {name} \| yes \(\de-\d+\) \| autograd \| [\d.]+ \|", printed), name
 
 
@@ -130,7 +130,7 @@ RUNS = {
     "reproduction/up_left.py": Run("--config=faster_rcnn_tiny --projections=1 --output=up.png", _centres),
     "shortcut.py": Run(f"{FEW} --steps=1", _refused, code=3),
     "benchmarks/batched.py": Run("--only=SSDlite --size=64 --rounds=1 --objects=1", _faster),
-    "benchmarks/detectors.py": Run("--only=SSDlite|Deformable.*R50$|RF-DETR --size=64 --rounds=1", _differentiated),
+    "benchmarks/detectors.py": Run("--only=SSDlite|RF-DETR --size=64 --rounds=1", _differentiated),
     "benchmarks/gate_power.py": Run("--images=2 --simulations=2 --repetitions=1", _power),
     "benchmarks/gate_real.py": Run(f"{FEW} --steps=1 --repetitions=1 --clean=4", _real_gate),
     "benchmarks/occlusion.py": Run("--quick --samples=1 --rounds=1", _hidden),
