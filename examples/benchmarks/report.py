@@ -118,7 +118,7 @@ def notes_below(results: Sequence[dict[str, Any]]) -> None:
     """Print what the columns mean, and what was scaled or extrapolated."""
     _CONSOLE.print(
         f"""x autograd: times faster than plain autograd.grad (parameters frozen) in the same round: median, range.
-MiB: peak memory above that of a forward pass without a graph, in a fresh process; plain variants: for one output.
+MiB: peak memory above that of a forward pass without a graph (CPU: in a fresh process); plain variants: for one output.
 GFLOP: convolutions and matrix products per object (a multiplication and an addition are two); conv: GFLOP/s of one
   large convolution, measured between the variants.
 diff.: of the worst gradient to plain autograd's: the largest relative to its largest value, and root mean square

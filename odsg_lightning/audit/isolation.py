@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from torch import nn
 
-HALF = (torch.float16, torch.bfloat16)
+from odsg_lightning.detectors.ready import HALF
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 def check_ready(model: nn.Module) -> None:
     """Refuse a model in training mode or of half precision.
@@ -15,7 +17,7 @@ def check_ready(model: nn.Module) -> None:
     """
     if model.training:
         raise RuntimeError("Expected the detector in eval mode, but it is in training mode: call .eval() first.")
-    half = next((p.dtype for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)), None)
+    half = next((p.dtype for p in model.parameters() if p.dtype in HALF), None)
     if half is not None:
         raise RuntimeError(
             f"Expected parameters of single or double precision, but got {half}: gradients of single pixels vanish "

@@ -84,9 +84,10 @@ def _gradients(number: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
 def _weights(count: int) -> Tensor:
     """Return a weight between 1 and 2 for each detection; no mean of some of them is one of the others, about."""
     generator = torch.Generator().manual_seed(0)
-    steps = torch.randperm(max(count, round(1 / _LEAST_SPACING)), generator=generator)[:count]
+    places = max(count, round(1 / _LEAST_SPACING))
+    steps = torch.randperm(places, generator=generator)[:count]
     jitter = torch.rand(count, generator=generator, dtype=torch.float64)
-    return 1 + (steps + 0.5 * jitter) / max(count, round(1 / _LEAST_SPACING))
+    return 1 + (steps + 0.5 * jitter) / places
 
 
 def _owners(sums: Tensor, weighed: Tensor, weights: Tensor) -> Tensor | None:
