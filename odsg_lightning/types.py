@@ -177,7 +177,8 @@ class LocalGradient(NamedTuple):
     """Gradients of one object's five numbers, on the part of the image outside of which they are zero.
 
     Attributes:
-        values: ``[5, 3, h, w]`` d (x_min, y_min, x_max, y_max, score) / d image, RGB.
+        values: ``[5, 3, h, w]`` d (x_min, y_min, x_max, y_max, score) / d image, RGB; of several images ``[n, 5, 3, h,
+            w]``.
         top: image row of the first row of ``values``.
         left: image column of the first column of ``values``.
     """
@@ -191,7 +192,7 @@ class LocalMaps(NamedTuple):
     """One look's maps of an object's five numbers, on the part of the image outside of which they are zero.
 
     Attributes:
-        values: ``[5, h, w]``, not negative.
+        values: ``[5, h, w]``, not negative; of several images ``[n, 5, h, w]``.
         top: image row of the first row of ``values``.
         left: image column of the first column of ``values``.
     """

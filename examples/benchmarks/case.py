@@ -61,6 +61,17 @@ class Case:
         part._candidates = self._candidates[list(objects)]
         return part
 
+    def samples(self, count: int) -> list[Tensor]:
+        """Return noisy pictures, of which :attr:`image` is the first."""
+        return list(noisy_images(self.clean, count, SIGMA, image_generator(0, 1)))
+
+    def track(self, several: Sequence[Detections]) -> list[list[int]]:
+        """Return where each planted object is among the detections of each picture, -1 where it was not found."""
+        columns = [
+            match_one_to_one(self._boxes, self._labels, found.boxes, found.labels, 0.7)[0].tolist() for found in several
+        ]
+        return [list(row) for row in zip(*columns, strict=True)]
+
     @property
     def candidates(self) -> Detectron2Candidates:
         """The detector that returns the logits and unclipped boxes of the planted objects' anchors or regions."""

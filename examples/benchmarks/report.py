@@ -26,6 +26,8 @@ LABELS = {
     "windowed": "windowed",
     "windowed-logits": "windowed, of logits",
     "windowed-bf16": "windowed, bf16",
+    "windowed-16": "windowed, 16 samples",
+    "windowed-bf16-16": "the same, bf16",
 }
 
 

@@ -89,7 +89,7 @@ def _measure(planted: Planted, options: argparse.Namespace) -> dict[str, Any]:
             note(f"  {name}: skipped, {reason}")
             variants[name] = {"skipped": reason}
     for name, values in gradients.items():
-        if name in ("cut", "windowed", "windowed-bf16") and "autograd" in gradients:
+        if name in ("cut", "windowed", "windowed-bf16", "windowed-16", "windowed-bf16-16") and "autograd" in gradients:
             variants[name] |= _differences(values, gradients["autograd"])
     gradients.clear()
     running = [name for name, variant in variants.items() if "skipped" not in variant]
@@ -168,6 +168,7 @@ def _estimate(settings: Sequence[Setting], options: argparse.Namespace) -> float
         height, width = map(int, image_size.split("x"))
         one = 7e-6 * height * width * (1.4 if "101" in name else 1) + 0.5
         engines = {"cut": 3.0 * count + 0.5, "windowed": 1.0 * count + 0.5, "windowed-bf16": 0.8 * count + 0.5}
+        engines |= {f"{name}-16": 16 * engines[name] for name in ("windowed", "windowed-bf16")}
         once = sum((passes | engines)[variant.removesuffix("-logits")] for variant in options.variants)
         seconds += one * (10 + once * (1 + options.rounds + (0.7 if options.memory else 0)))
     return seconds

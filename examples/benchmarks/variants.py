@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from odsg_lightning.detectors.engine.backbone import AutogradBackbone
 from odsg_lightning.detectors.engine.windowed import WindowedBackbone
 from odsg_lightning.names import PARAMETERS
-from odsg_lightning.saliency.gradients import linearize
+from odsg_lightning.saliency.gradients import linearize, linearize_together
 from odsg_lightning.saliency.noise import PIXEL_RANGE
+from odsg_lightning.types import LocalGradient
 
 Read = Callable[[], float]
 N_MASKS = 5000
@@ -148,15 +149,44 @@ def engine(name: str, precision: str = "full", *, logits: bool = False) -> Calla
             start = read()
             for local in linearization.gradients(found):
                 if len(gradients) < case.outputs:
-                    whole = case.image.new_zeros(len(PARAMETERS), *case.image.shape)
-                    bottom, right = local.top + local.values.shape[2], local.left + local.values.shape[3]
-                    whole[..., local.top : bottom, local.left : right] = local.values
-                    gradients += whole
+                    gradients += _whole(local, case.image)
             spent = read() - start
         cost = Cost(forward / case.count, (spent - sum(backbone)) / case.count, sum(backbone) / case.count)
         return cost, gradients[: case.outputs]
 
     return measure
+
+
+def together(precision: str = "full", samples: int = 16) -> Callable[[Case, Read], Measured]:
+    """Return the variant of the windowed engine at several noise samples, for each of them and each object."""
+
+    def measure(case: Case, read: Read) -> Measured:
+        images, forward, spent, taken, gradients = case.samples(samples), 0.0, 0.0, 0, []
+        with _backbone_reader(read) as backbone:
+            start = read()
+            for batch in linearize_together(case.detector, images, "windowed", precision):
+                forward += read() - start
+                start = read()
+                tracks = case.track(batch.detections)
+                for track, local in zip(tracks, batch.gradients(tracks), strict=True):
+                    taken += len(local.values)
+                    if track[0] >= 0 and len(gradients) < case.outputs:
+                        gradients += _whole(local._replace(values=local.values[0]), case.image)
+                del batch
+                spent += read() - start
+                start = read()
+        cost = Cost(forward / taken, (spent - sum(backbone)) / taken, sum(backbone) / taken)
+        return cost, gradients[: case.outputs]
+
+    return measure
+
+
+def _whole(local: LocalGradient, image: Tensor) -> Tensor:
+    """Return a gradient on the whole image, ``[5, 3, H, W]``."""
+    whole = image.new_zeros(len(PARAMETERS), *image.shape)
+    bottom, right = local.top + local.values.shape[2], local.left + local.values.shape[3]
+    whole[..., local.top : bottom, local.left : right] = local.values
+    return whole
 
 
 VARIANTS: Mapping[str, Callable[[Case, Read], Measured]] = {
@@ -170,6 +200,8 @@ VARIANTS: Mapping[str, Callable[[Case, Read], Measured]] = {
     "windowed": engine("windowed"),
     "windowed-logits": engine("windowed", logits=True),
     "windowed-bf16": engine("windowed", "bf16"),
+    "windowed-16": together(),
+    "windowed-bf16-16": together("bf16"),
 }
 
 
@@ -178,7 +210,7 @@ def why_not(case: Case, variant: str) -> str:
     name, _, kind = variant.partition("-")
     if name not in ("cut", "windowed"):
         return ""
-    asked = (name, "bf16" if kind == "bf16" else "full")
+    asked = (name, "bf16" if kind.startswith("bf16") else "full")
     choice = (case.candidates if kind == "logits" else case.detector).choose_engine(*asked)
     return "" if (choice.name, choice.precision) == asked else f"{choice.name} ({choice.precision}): {choice.reason}"
 

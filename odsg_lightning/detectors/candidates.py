@@ -15,8 +15,8 @@ from torchvision.ops import box_iou
 from odsg_lightning.detectors.detectron2_model import Detectron2Model, to_input_format
 from odsg_lightning.detectors.detectron2_names import RetinaNet
 from odsg_lightning.detectors.engine.choose import EngineParts
-from odsg_lightning.detectors.engine.cut import Head
 from odsg_lightning.detectors.engine.dense_head import ChosenAnchors, DenseHead, by_anchor
+from odsg_lightning.detectors.engine.head import Head
 from odsg_lightning.detectors.engine.parameters import frozen
 from odsg_lightning.detectors.features import CandidateFeatures, layer_names
 from odsg_lightning.detectors.heads import head_kind, num_classes, of_regions

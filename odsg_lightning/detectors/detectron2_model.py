@@ -1,7 +1,6 @@
 """A Detectron2 model as a differentiable detector, plain or by a fast engine."""
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -10,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from odsg_lightning.detectors.detectron2_names import Boxes, GeneralizedRCNN, RetinaNet
-from odsg_lightning.detectors.engine.backbone import BackboneEngine
 from odsg_lightning.detectors.engine.choose import EngineParts, choose_engine
-from odsg_lightning.detectors.engine.cut import CutLinearization, Head, warn_of_fallback
-from odsg_lightning.detectors.engine.samples import batchable, in_batches, record_batch, samples_at_once
+from odsg_lightning.detectors.engine.cut import CutBatch, CutLinearization, warn_of_fallback
+from odsg_lightning.detectors.engine.head import Head
+from odsg_lightning.detectors.engine.samples import batchable, in_batches
 from odsg_lightning.detectors.engine.window import UnsupportedModelError
 from odsg_lightning.detectors.ready import check_ready
-from odsg_lightning.saliency.gradients import AutogradLinearization
+from odsg_lightning.saliency.gradients import AutogradLinearization, SingleLinearization
+from odsg_lightning.saliency.memory import images_at_once
 from odsg_lightning.saliency.options import Engine, Precision
-from odsg_lightning.saliency.protocol import EngineChoice, Linearization
+from odsg_lightning.saliency.protocol import EngineChoice, JointLinearization, Linearization
 from odsg_lightning.types import Detections
 
 SUPPORTED = (RetinaNet, GeneralizedRCNN)
@@ -35,7 +35,7 @@ class Detectron2Model:
         ValueError: a model or a channel order that is not one of these.
     """
 
-    _samples_at_once: int | None = None  # by the device and its free memory
+    _images_at_once: int | None = None  # by the device and its free memory
 
     def __init__(self, model: nn.Module, input_format: str | None = None) -> None:
         """See the class for the arguments."""
@@ -79,60 +79,51 @@ class Detectron2Model:
             ValueError: an engine or a precision of another name.
             RuntimeError: the model is in training mode, or has parameters of half precision.
         """
-        check_ready(self.model)
-        _, head, backbone = self._engine(engine, precision)
-        return self._linearize_with(head, backbone, image.detach())
+        batch = self._run_together([image.detach()], engine, precision)
+        return CutLinearization(batch) if isinstance(batch, CutBatch) else batch.linearization
 
-    def linearize_each(
+    def linearize_together(
         self, images: Iterable[Tensor], *, engine: Engine = "auto", precision: Precision = "full"
-    ) -> Iterator[Linearization]:
-        """Yield what :meth:`linearize` returns for each of several images of one size, in order.
+    ) -> Iterator[JointLinearization]:
+        """Run the detector on several images of one size, as many at a time as pays.
 
-        On a CPU they are run one after the other. On CUDA the windowed engine takes as many of them at once through
-        the backbone as a share of the free memory holds; when memory runs out, half as many, down to one.
+        The windowed engine takes several small images at once, and on CUDA as many as a share of the free memory holds;
+        when memory runs out, half as many, down to one.
         """
         images = iter(images)
         first = next(images, None)
         if first is None:
             return
-        limit = self._samples_at_once or samples_at_once(first, self.model.get_buffer("pixel_mean").device)
+        limit = self._images_at_once or images_at_once(first, self.model.get_buffer("pixel_mean").device)
         if limit > 1 and batchable(self.model, self._engine(engine, precision).backbone) is None:
             limit = 1
-        yield from in_batches(chain([first], images), limit, partial(self._start, engine=engine, precision=precision))
+        run = partial(self._run_together, engine=engine, precision=precision)
+        yield from in_batches(chain([first], images), limit, run)
 
-    def _start(
+    def _run_together(
         self, images: list[Tensor], engine: Engine, precision: Precision
-    ) -> Sequence[Callable[[], Linearization]]:
-        """Run the backbone on several images, and return what finishes each of them."""
-        alone = [partial(self.linearize, image, engine=engine, precision=precision) for image in images]
-        if len(images) == 1:
-            return alone
-        check_ready(self.model)
-        _, head, backbone = self._engine(engine, precision)
-        windowed = batchable(self.model, backbone)
-        if head is None or windowed is None:
-            return alone
-        batch = record_batch(
-            self.model, windowed, [to_input_format(image.detach(), self.input_format) for image in images]
-        )
-        return [
-            partial(self._linearize_with, copy.copy(head), replayed, image.detach())  # a head records one image
-            for replayed, image in zip(batch, images, strict=True)
-        ]
+    ) -> CutBatch | SingleLinearization:
+        """Linearize at images of one size.
 
-    def _linearize_with(self, head: Head | None, backbone: BackboneEngine | None, image: Tensor) -> Linearization:
-        def plain() -> Linearization:
+        Raises:
+            UnsupportedModelError: several at a time are not what the engine knows.
+        """
+
+        def plain(image: Tensor) -> Linearization:
             with torch.inference_mode(False), torch.enable_grad():
                 return AutogradLinearization(self, image)
 
-        if head is None or backbone is None:
-            return plain()
-        try:
+        check_ready(self.model)
+        _, head, backbone = self._engine(engine, precision)
+        if head is not None and backbone is not None:
             detect = partial(self._detect_one, head=head)
-            return CutLinearization(self.model, head, backbone, image, self.input_format, detect, plain)
-        except UnsupportedModelError as reason:
-            warn_of_fallback(reason)
-        return plain()
+            try:
+                return CutBatch(self.model, head, backbone, images, self.input_format, detect, plain)
+            except UnsupportedModelError as reason:
+                if len(images) > 1:
+                    raise
+                warn_of_fallback(reason)
+        return SingleLinearization(plain(images[0]))
 
     def choose_engine(self, engine: Engine = "auto", precision: Precision = "full") -> EngineChoice:
         """Return which engine :meth:`linearize` uses for the model as it is now, and why.

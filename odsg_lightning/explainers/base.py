@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from odsg_lightning.errors import UserInputError
-from odsg_lightning.saliency.protocol import Detector, OneLook
+from odsg_lightning.saliency.protocol import Detector, Looks
 from odsg_lightning.types import Detections, ObjectSaliency
 
 
@@ -56,7 +56,7 @@ class LookingExplainer(Explainer, Protocol):
     """An explainer that needs one look at an image, and so can be averaged over noisy copies of it."""
 
     @property
-    def look(self) -> OneLook:
+    def look(self) -> Looks:
         """What it sees of images."""
         ...
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.gradients import gradient_looks
 from odsg_lightning.saliency.options import Engine, Precision, check_engine
-from odsg_lightning.saliency.protocol import Detector, OneLook
+from odsg_lightning.saliency.protocol import Detector, Looks
 from odsg_lightning.saliency.smoothgrad import smoothgrad
 from odsg_lightning.types import Detections, ObjectSaliency
 
@@ -45,7 +45,7 @@ class Gradient:
         return 1
 
     @property
-    def look(self) -> OneLook:
+    def look(self) -> Looks:
         """See :class:`odsg_lightning.explainers.base.LookingExplainer`."""
         return partial(gradient_looks, engine=self.engine, precision=self.precision)
 

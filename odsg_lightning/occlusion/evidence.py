@@ -1,6 +1,6 @@
 """Sufficiency and necessity of an object's pixels: what is still detected when others, or they, are hidden."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -9,7 +9,8 @@ from torchvision.ops import box_iou
 
 from odsg_lightning.occlusion.replacements import Replacement, replaced
 from odsg_lightning.saliency.masks import grown, grown_box, object_size
-from odsg_lightning.saliency.protocol import Detector
+from odsg_lightning.saliency.memory import images_at_once
+from odsg_lightning.saliency.protocol import BatchDetector, Detector
 from odsg_lightning.types import Detections
 
 SUFFICIENCY: tuple[Replacement, ...] = ("blur", "grey")
@@ -80,8 +81,8 @@ def occlusion_evidence(
     """Hide everything but an object, then the object, and see what is still detected.
 
     For sufficiency the object's segmentation stays, grown by a margin, because a detector needs to see an outline from
-    both sides. For necessity its box is hidden, grown by a margin, so that no silhouette is left. One forward pass for
-    each object and replacement, those of a few objects in one call.
+    both sides. For necessity its box is hidden, grown by a margin, so that no silhouette is left. The detector sees one
+    picture for each object and replacement, several small ones at once.
 
     Args:
         detector: in eval mode.
@@ -103,7 +104,7 @@ def occlusion_evidence(
         shown = [_pictures(image, masks[index], sufficiency_margin, necessity_margin) for index in some]
         pictures = [picture for of_object in shown for picture in of_object.values() if picture is not None]
         with torch.no_grad():
-            answers = detector.detect(pictures) if pictures else []
+            answers = _detected(detector, pictures)
         if len(answers) != len(pictures):
             raise ValueError(
                 f"Expected the detector's `detect` to return one result for each of {len(pictures)} images, but got "
@@ -120,6 +121,16 @@ def occlusion_evidence(
             evidence = OcclusionEvidence(alone, without)
             first, second = evidence.that_count
             yield replace(evidence, pictures=(of_object["sufficiency", first], of_object["necessity", second]))
+
+
+def _detected(detector: Detector, pictures: Sequence[Tensor]) -> list[Detections]:
+    if not pictures:
+        return []
+    if not isinstance(detector, BatchDetector):
+        return detector.detect(pictures)
+    at_once = images_at_once(pictures[0], pictures[0].device)
+    starts = range(0, len(pictures), at_once)
+    return [found for start in starts for found in detector.detect_batch(pictures[start : start + at_once])]
 
 
 def _pictures(

@@ -17,8 +17,10 @@ from odsg_lightning.saliency.protocol import (
     Detector,
     EngineChoice,
     EngineChoosingDetector,
+    JointLinearization,
     Linearization,
     LinearizingDetector,
+    Track,
 )
 from odsg_lightning.types import LocalGradient, LocalMaps
 
@@ -50,33 +52,47 @@ def linearize(
         return AutogradLinearization(detector, image, batched=engine == "batched")
 
 
-def linearize_each(
+def linearize_together(
     detector: Detector, images: Iterable[Tensor], engine: Engine = "auto", precision: Precision = "full"
-) -> Iterator[Linearization]:
-    """Yield what :func:`linearize` returns for each of several images of one size, in order.
+) -> Iterator[JointLinearization]:
+    """Yield what :func:`linearize` returns for images of one size, in order, for as many at a time as pays.
 
-    A :class:`~odsg_lightning.saliency.protocol.BatchingDetector` may run several of them at once. Others take each
-    image when its turn has come.
+    A :class:`~odsg_lightning.saliency.protocol.BatchingDetector` chooses how many; others take each by itself, when its
+    turn has come.
     """
     if not isinstance(detector, BatchingDetector) or engine in ANY_DETECTOR:
-        return (linearize(detector, image, engine, precision) for image in images)
+        return (SingleLinearization(linearize(detector, image, engine, precision)) for image in images)
     check_engine(engine, precision)
     copies = (image.detach().clone() for image in images)
-    linearizations = detector.linearize_each(copies, engine=engine, precision=precision)
+    linearizations = detector.linearize_together(copies, engine=engine, precision=precision)
 
-    def following() -> Linearization | None:
+    def following() -> JointLinearization | None:
         with torch.inference_mode(False), torch.enable_grad():  # in this call alone, not between two of them
             return next(linearizations, None)
 
     return iter(following, None)
 
 
+class SingleLinearization:
+    """One image as a :class:`~odsg_lightning.saliency.protocol.JointLinearization`."""
+
+    def __init__(self, linearization: Linearization) -> None:
+        """Take the detector at one image."""
+        self.linearization = linearization
+        self.detections = [linearization.detections]
+
+    def gradients(self, tracks: Iterable[Track]) -> Iterator[LocalGradient]:
+        """Yield the gradients ``[1, 5, 3, h, w]`` of each object."""
+        for gradient in self.linearization.gradients(index for (index,) in tracks):
+            yield gradient._replace(values=gradient.values[None])
+
+
 def gradient_looks(
     detector: Detector, images: Iterable[Tensor], engine: Engine = "auto", precision: Precision = "full"
 ) -> Iterator["GradientLook"]:
-    """Yield the plain gradient of each of several images of one size; see :func:`linearize_each`."""
+    """Yield the plain gradient of images of one size; see :func:`linearize_together`."""
     # Not a generator of its own: it would keep one graph while the next is built.
-    return map(GradientLook, linearize_each(detector, images, engine, precision))
+    return map(GradientLook, linearize_together(detector, images, engine, precision))
 
 
 class GradientLook:
@@ -85,15 +101,15 @@ class GradientLook:
     Simonyan, Vedaldi & Zisserman, "Deep Inside Convolutional Networks", 2014.
     """
 
-    def __init__(self, linearization: Linearization) -> None:
-        """Take the detector at one image."""
+    def __init__(self, linearization: JointLinearization) -> None:
+        """Take the detector at some images."""
         self._linearization = linearization
         self.detections = linearization.detections
 
-    def maps(self, indices: Iterable[int]) -> Iterator[LocalMaps]:
+    def maps(self, tracks: Iterable[Track]) -> Iterator[LocalMaps]:
         """See :class:`odsg_lightning.saliency.protocol.Look`."""
-        for gradient in self._linearization.gradients(indices):
-            yield LocalMaps(gradient.values.abs().amax(dim=1), gradient.top, gradient.left)
+        for gradient in self._linearization.gradients(tracks):
+            yield LocalMaps(gradient.values.abs().amax(dim=2), gradient.top, gradient.left)
 
 
 def engine_choice(detector: Detector, engine: Engine = "auto", precision: Precision = "full") -> EngineChoice:

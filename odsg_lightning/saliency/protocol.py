@@ -59,6 +59,26 @@ class Linearization(Protocol):
         ...
 
 
+Track = Sequence[int]
+"""An object in several images: the index of its detection in each of them, negative where it was not detected."""
+
+
+class JointLinearization(Protocol):
+    """A detector at several images of one size, which may have gone through it together."""
+
+    @property
+    def detections(self) -> Sequence[Detections]:
+        """Of each image, without a graph."""
+        ...
+
+    def gradients(self, tracks: Iterable[Track]) -> Iterator[LocalGradient]:
+        """Yield, for each object in order, its gradients ``[n, 5, 3, h, w]`` in the n images in which it was detected.
+
+        Each object was detected in one of them at least.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class EngineChoice:
     """Which engine computes a detector's gradients.
@@ -96,31 +116,33 @@ class EngineChoosingDetector(LinearizingDetector, Protocol):
 class BatchingDetector(LinearizingDetector, Protocol):
     """A detector that can run several noise samples of an image at once, where that is faster."""
 
-    def linearize_each(
+    def linearize_together(
         self, images: Iterable[Tensor], *, engine: Engine = "auto", precision: Precision = "full"
-    ) -> Iterator[Linearization]:
-        """Yield what :meth:`linearize` returns for each of several images of one size, in order.
+    ) -> Iterator[JointLinearization]:
+        """Run the detector on images of one size, as many at a time as it chooses, in order.
 
-        How many images are taken before the first result is the detector's choice. What it yields it must not keep.
+        What it yields it must not keep.
         """
         ...
 
 
 class Look(Protocol):
-    """What an explainer sees of one image: what is detected there, and maps of it."""
+    """What an explainer sees of one image or of several of one size: what is detected there, and maps of it."""
 
-    detections: Detections
-    """Without a graph."""
+    @property
+    def detections(self) -> Sequence[Detections]:
+        """Of each image, without a graph."""
+        ...
 
-    def maps(self, indices: Iterable[int]) -> Iterator[LocalMaps]:
-        """Yield, for each detection index in order, its five maps."""
+    def maps(self, tracks: Iterable[Track]) -> Iterator[LocalMaps]:
+        """Yield, for each object in order, its maps ``[n, 5, h, w]`` in the n images in which it was detected."""
         ...
 
 
-OneLook = Callable[[Detector, Iterable[Tensor]], Iterator[Look]]
-"""An explainer that looks at each image by itself: yields what it sees of several images of one size, in order.
+Looks = Callable[[Detector, Iterable[Tensor]], Iterator[Look]]
+"""An explainer that looks at images of one size, as many at a time as it chooses, in order.
 
-How many of them are taken before the first is its choice. What it yields it must not keep."""
+A map does not depend on the other images. What it yields it must not keep."""
 
 
 @runtime_checkable

@@ -5,6 +5,7 @@ differentiates the detector's output tensors.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from odsg_lightning.saliency.masks import defined_maps
 from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.noise import noisy_images
 from odsg_lightning.saliency.options import check_tolerance
-from odsg_lightning.saliency.protocol import Detector, OneLook
+from odsg_lightning.saliency.protocol import Detector, Looks, Track
 from odsg_lightning.types import Detections, LocalMaps, ObjectSaliency
 
 
@@ -31,7 +32,7 @@ def smoothgrad(
     sigma: float = 0.05,
     match_iou: float | None = 0.7,
     tolerance: float | None = None,
-    look: OneLook = gradient_looks,
+    look: Looks = gradient_looks,
     on_sample: Callable[[], None] = lambda: None,
 ) -> list[ObjectSaliency]:
     r"""Explain detections of one image.
@@ -95,33 +96,69 @@ def smoothgrad(
     check_tolerance(tolerance)
     if not indices:
         return []
-    sums = [torch.zeros(len(PARAMETERS), *image.shape[1:], dtype=image.dtype, device=image.device) for _ in indices]
-    matched, used = [0] * len(indices), [0] * len(indices)
-    unfinished = set(range(len(indices)))
+    means = [_RunningMean(image, tolerance) for _ in indices]
     noisy = noisy_images(image, n_samples, sigma, generator)
-    looks = look(detector, noisy)
-    for _ in range(n_samples):
-        if unfinished:
-            seen = next(looks)
-            matches = _matches(reference, seen.detections, match_iou)
-            present = [row for row in sorted(unfinished) if matches[indices[row]] >= 0]
-            maps = seen.maps([int(matches[indices[row]]) for row in present])
-            for row in unfinished:
-                used[row] += 1
-            for row, of_object in zip(present, maps, strict=True):
-                matched[row] += 1
-                before = None if tolerance is None or matched[row] < FEWEST_MATCHED else sums[row].clone()
-                _add(of_object, sums[row])
-                if tolerance is not None and before is not None and has_settled(before, sums[row], tolerance):
-                    unfinished.remove(row)
-            del seen, maps  # its graph, before the next sample builds another: half the memory
+    # Where objects may finish early, not more samples at a time than the first of them needs.
+    at_a_time = n_samples if tolerance is None else FEWEST_MATCHED
+    done = 0
+    while done < n_samples and not all(mean.finished for mean in means):
+        for seen in look(detector, islice(noisy, at_a_time)):
+            samples = len(seen.detections)
+            matches = [_matches(reference, found, match_iou)[list(indices)].tolist() for found in seen.detections]
+            tracks = [(mean, track) for mean, track in zip(means, zip(*matches, strict=True), strict=True)]
+            tracks = [(mean, track) for mean, track in tracks if not mean.finished]
+            detected = [(mean, track) for mean, track in tracks if max(track) >= 0]
+            for mean, track in tracks:
+                if max(track) < 0:
+                    mean.samples += samples
+            maps = seen.maps(track for _, track in detected)
+            for (mean, track), of_object in zip(detected, maps, strict=True):
+                mean.add(of_object, track)
+            del seen, maps  # its graph, before the next samples build another: half the memory
+            for _ in range(samples):
+                on_sample()
+            done += samples
+    for _ in range(n_samples - done):
         on_sample()
     for _ in noisy:  # what is drawn later does not depend on who has finished
         pass
-    return [
-        ObjectSaliency(_defined_or_nan(total / count if count else total), count, samples)
-        for total, count, samples in zip(sums, matched, used, strict=True)
-    ]
+    return [ObjectSaliency(mean.maps(), mean.matched, mean.samples) for mean in means]
+
+
+class _RunningMean:
+    """The mean of an object's maps over the samples in which it was detected."""
+
+    def __init__(self, image: Tensor, tolerance: float | None) -> None:
+        self._sum = torch.zeros(len(PARAMETERS), *image.shape[1:], dtype=image.dtype, device=image.device)
+        self._tolerance = tolerance
+        self.matched, self.samples, self.finished = 0, 0, False
+
+    def add(self, maps: LocalMaps, track: Track) -> None:
+        """Add some more samples, of which the last are not used if the object is finished before them."""
+        values = maps.values.to(self._sum.device)
+        height, width = values.shape[2:]
+        within = self._sum[:, maps.top : maps.top + height, maps.left : maps.left + width]
+        if self._tolerance is None:
+            within += values.sum(dim=0)
+            self.matched += len(values)
+            self.samples += len(track)
+            return
+        found = iter(values)
+        for index in track:
+            self.samples += 1
+            if index < 0:
+                continue
+            self.matched += 1
+            before = None if self.matched < FEWEST_MATCHED else self._sum.clone()
+            within += next(found)
+            if before is not None and has_settled(before, self._sum, self._tolerance):
+                self.finished = True
+                return
+
+    def maps(self) -> Tensor:
+        """Return the mean ``[5, H, W]``, NaN where a map is zero everywhere or not finite."""
+        maps = self._sum / max(1, self.matched)
+        return maps.where(defined_maps(maps)[:, None, None], torch.nan)
 
 
 def _matches(reference: Detections, noisy: Detections, match_iou: float | None) -> Tensor:
@@ -129,15 +166,3 @@ def _matches(reference: Detections, noisy: Detections, match_iou: float | None) 
     if match_iou is None:
         return torch.arange(len(reference))
     return match_one_to_one(reference.boxes, reference.labels, noisy.boxes, noisy.labels, match_iou)[0]
-
-
-def _add(maps: LocalMaps, total: Tensor) -> None:
-    """Add one more sample to the sum of an object's maps."""
-    values = maps.values.to(total.device)
-    height, width = values.shape[1:]
-    total[:, maps.top : maps.top + height, maps.left : maps.left + width] += values
-
-
-def _defined_or_nan(maps: Tensor) -> Tensor:
-    """Replace each map that is zero everywhere or not finite by NaN."""
-    return maps.where(defined_maps(maps)[:, None, None], torch.nan)

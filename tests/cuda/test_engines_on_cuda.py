@@ -93,7 +93,11 @@ def test_memory_that_runs_out_halves_what_runs_at_once():
 
     def of_all():
         looks = gradient_looks(adapter, iter(images), engine="windowed")
-        return [maps.values.cpu() for look in looks for maps in look.maps([0, 1])]
+        return [
+            maps.values.cpu()
+            for look in looks
+            for maps in look.maps([[index] * len(look.detections) for index in (0, 1)])
+        ]
 
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()

@@ -11,7 +11,7 @@ from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 
 
 class BackboneEngine(Protocol):
-    """One run of a backbone on one image, and the vector-Jacobian products (VJPs) through it."""
+    """One run of a backbone on one image or more, and the vector-Jacobian products (VJPs) through it."""
 
     def recording(self) -> AbstractContextManager[None]:
         """Record the backbone's next forward pass.
@@ -28,6 +28,8 @@ class BackboneEngine(Protocol):
 
         Returns:
             ``[N, 3, h, w]`` on a window of the backbone's input (normalised and padded as the detector does it).
+
+        Several images at once are for the windowed engine alone.
         """
         ...
 
@@ -98,44 +100,46 @@ def in_quick_layout(maps: Tensor) -> Tensor:
 
 
 def vjp_each(outputs: Sequence[Tensor], leaf: Tensor, cotangents: Sequence[Window], batched: bool) -> Tensor:
-    """Carry N cotangents back to a leaf.
+    """Carry the cotangents of n images back to a leaf, N / n of each.
 
     Args:
-        outputs: each ``[1, C, H, W]``, with a graph, which stays.
-        leaf: ``[1, C', H', W']``.
-        cotangents: of each output, N of them on a window.
-        batched: whether to take them in one backward pass (``vmap``) where the operators allow it.
+        outputs: each ``[n, C, H, W]``, with a graph, which stays.
+        leaf: ``[n, C', H', W']``.
+        cotangents: of each output, N of them on a window, image by image.
+        batched: whether to take all of an image in one backward pass (``vmap``) where the operators allow it.
 
     Returns:
-        ``[N, C', H', W']``.
+        ``[N, C', H', W']``, image by image.
     """
-    count = cotangents[0].values.shape[0]
+    of_each = cotangents[0].values.shape[0] // leaf.shape[0]
     pairs = [(output, window) for output, window in zip(outputs, cotangents, strict=True) if output.requires_grad]
     if not pairs:
-        return leaf.new_zeros(count, *leaf.shape[1:])
+        return leaf.new_zeros(cotangents[0].values.shape[0], *leaf.shape[1:])
     connected = [output for output, _ in pairs]
-    if batched and count > 1:
+    if batched and of_each > 1:
         try:
-            full = [_padded(window, output, slice(None)) for output, window in pairs]
-            return _gradient(connected, leaf, full, batched=True).squeeze(1)
+            full = [_padded(window, output, range(of_each)) for output, window in pairs]
+            return _gradient(connected, leaf, full, batched=True).transpose(0, 1).flatten(0, 1)
         except torch.cuda.OutOfMemoryError:
             raise
         except RuntimeError:  # an operator that vmap does not know; a real error comes again below
             pass
     rows = []
-    for n in range(count):
+    for number in range(of_each):
         # A path whose cotangent is zero would cost as much as any other.
-        reached = [(output, window) for output, window in pairs if window.values[n].any()]
-        full = [_padded(window, output, slice(n, n + 1))[0] for output, window in reached]
+        reached = [(output, window) for output, window in pairs if window.values[number::of_each].any()]
+        full = [_padded(window, output, range(number, number + 1))[0] for output, window in reached]
         rows.append(_gradient([output for output, _ in reached], leaf, full) if reached else torch.zeros_like(leaf))
-    return torch.cat(rows)
+    return torch.stack(rows, 1).flatten(0, 1)
 
 
-def _padded(window: Window, output: Tensor, rows: slice) -> Tensor:
-    """Return the chosen cotangents on the whole feature map, ``[n, 1, C, H, W]``."""
-    values = window.values[rows]
+def _padded(window: Window, output: Tensor, numbers: range) -> Tensor:
+    """Return the chosen cotangents of each image on the whole feature map, ``[numbers, n, C, H, W]``."""
+    images = output.shape[0]
+    by_image = window.values.reshape(images, len(window.values) // images, *window.values.shape[1:])
+    values = by_image[:, numbers.start : numbers.stop].transpose(0, 1)
     full = values.new_zeros(values.shape[0], *output.shape, dtype=output.dtype)
-    full[:, 0, :, window.top : window.bottom, window.left : window.right] = values
+    full[..., window.top : window.bottom, window.left : window.right] = values
     return full
 
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from odsg_lightning.detectors.detectron2_names import RPN, GeneralizedRCNN, Res5ROIHeads, RetinaNet, StandardROIHeads
 from odsg_lightning.detectors.engine.backbone import AutogradBackbone, BackboneEngine
-from odsg_lightning.detectors.engine.cut import Head
 from odsg_lightning.detectors.engine.dense_head import DenseHead
+from odsg_lightning.detectors.engine.head import Head
 from odsg_lightning.detectors.engine.roi_head import RoiHead
 from odsg_lightning.detectors.engine.window import UnsupportedModelError
 from odsg_lightning.detectors.engine.windowed import WindowedBackbone

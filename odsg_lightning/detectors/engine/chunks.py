@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from odsg_lightning.detectors.engine.window import Window
+from odsg_lightning.detectors.engine.window import Window, put, zeros_around
 from odsg_lightning.saliency.memory import free_memory, out_of_memory
 
 Cotangents = Mapping[str, Window]
@@ -74,8 +74,8 @@ def vjp_in_chunks(vjp: Vjp, objects: Iterable[Cotangents], frame: Frame) -> Iter
 
     Args:
         vjp: see :class:`odsg_lightning.detectors.engine.backbone.BackboneEngine`.
-        objects: the cotangents of each object by feature, the same number of them in all; none for an object whose
-            numbers do not depend on the features.
+        objects: the cotangents of each object by feature, the same number of them in all and of the same images; none
+            for an object whose numbers do not depend on the features.
         frame: of this image.
 
     Yields:
@@ -119,10 +119,10 @@ def _within_memory(vjp: Vjp, cotangents: Cotangents, frame: Frame) -> Window:
     """Carry cotangents back in one call, or in several if memory runs out."""
     count, start, parts = _count(cotangents), 0, []
     while start < count:
-        size = min(count - start, frame.limit or count)
+        rows, images = _next_rows(_images(cotangents), count, start, frame.most(frame.area(cotangents)))
+        size = rows.stop - rows.start
         part = {
-            name: Window(window.values[start : start + size], window.top, window.left)
-            for name, window in cotangents.items()
+            name: Window(window.values[rows], window.top, window.left, images) for name, window in cotangents.items()
         }
         try:
             parts.append(vjp(part))
@@ -135,6 +135,20 @@ def _within_memory(vjp: Vjp, cotangents: Cotangents, frame: Frame) -> Window:
     return parts[0] if len(parts) == 1 else _stacked(parts)
 
 
+def _next_rows(images: tuple[int, ...], count: int, start: int, most: int) -> tuple[slice, tuple[int, ...]]:
+    """Return the next rows of ``count``, and their images: of several as many of each, or of one alone."""
+    of_each = count // len(images)
+    if most < of_each or start % of_each:
+        stop = min(start + most, (start // of_each + 1) * of_each)
+    else:
+        stop = min(start + most // of_each * of_each, count)
+    return slice(start, stop), images[start // of_each : -(-stop // of_each)]
+
+
+def _images(cotangents: Cotangents) -> tuple[int, ...]:
+    return next(iter(cotangents.values())).images
+
+
 def _count(cotangents: Cotangents) -> int:
     return int(next(iter(cotangents.values())).values.shape[0])
 
@@ -145,44 +159,31 @@ def _bounds(group: list[Cotangents]) -> dict[str, Window]:
     for cotangents in group:
         for name, window in cotangents.items():
             windows_of.setdefault(name, []).append(window)
-    return {name: _union(windows, 0) for name, windows in windows_of.items()}
+    return {name: zeros_around(windows, 0) for name, windows in windows_of.items()}
 
 
 def _merged(group: list[Cotangents]) -> Cotangents:
     """Return the cotangents of all objects one after the other, zero where an object has none."""
     if len(group) == 1:
         return group[0]
+    images = tuple(image for cotangents in group for image in _images(cotangents))
+    images = images[:1] if len(set(images)) == 1 else images
     merged = {
-        name: _union([cotangents[name] for cotangents in group if name in cotangents], sum(map(_count, group)))
+        name: zeros_around([one[name] for one in group if name in one], sum(map(_count, group)), images)
         for name in _bounds(group)
     }
     start = 0
     for cotangents in group:
         for name, window in cotangents.items():
-            _put(window, merged[name], start)
+            put(window, merged[name], start)
         start += _count(cotangents)
     return merged
 
 
 def _stacked(parts: list[Window]) -> Window:
     """Return the rows of all windows one after the other."""
-    result, start = _union(parts, sum(len(part.values) for part in parts)), 0
+    result, start = zeros_around(parts, sum(len(part.values) for part in parts)), 0
     for part in parts:
-        _put(part, result, start)
+        put(part, result, start)
         start += len(part.values)
     return result
-
-
-def _union(windows: list[Window], count: int) -> Window:
-    """Return ``count`` cotangents of zero on the smallest window that holds all of the given ones."""
-    top, left = min(window.top for window in windows), min(window.left for window in windows)
-    height = max(window.bottom for window in windows) - top
-    width = max(window.right for window in windows) - left
-    values = windows[0].values
-    return Window(values.new_zeros(count, values.shape[1], height, width), top, left)
-
-
-def _put(window: Window, into: Window, start: int) -> None:
-    rows = slice(start, start + len(window.values))
-    y, x = window.top - into.top, window.left - into.left
-    into.values[rows, :, y : y + window.values.shape[2], x : x + window.values.shape[3]] = window.values

@@ -2,21 +2,39 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from odsg_lightning.detectors.detectron2_names import Conv2d, FrozenBatchNorm2d, RetinaNetHead
 from odsg_lightning.detectors.engine.backbone import in_quick_layout, vjp_each
 from odsg_lightning.detectors.engine.jacobian import Jacobian
+from odsg_lightning.detectors.engine.receptive_field import receptive_radius
 from odsg_lightning.detectors.engine.recompute import check_recomputed, flattened
-from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
+from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window, stacked
 
-_SUBNETS = {"cls_subnet", "bbox_subnet", "cls_score", "bbox_pred"}
+_FEW = 4096
+"""Anchors that are decoded on the CPU also where the head is on a GPU, whose hundred small operations wait to start."""
 _SLACK = 1e-4
 """Of probability: rows a little below the threshold stay, so that rounding decides nothing."""
-_CELLWISE = (nn.Identity, nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, FrozenBatchNorm2d)
+
+
+@dataclass
+class DenseRecord:
+    """One forward pass of the head.
+
+    Attributes:
+        features: what it was given, one map for each level.
+        outputs: what it returned, the maps of logits, then those of deltas.
+        rows: which anchors of each level are decoded.
+        leaves: the outputs at these anchors, where autograd started again.
+    """
+
+    features: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    rows: list[Tensor] = field(default_factory=list)
+    leaves: list[Tensor] = field(default_factory=list)
 
 
 class DenseHead:
@@ -33,15 +51,18 @@ class DenseHead:
         self._model: Any = model
         self._head: Any = model.get_submodule("head")
         self._radius = receptive_radius(self._head)
-        self.features: list[Tensor] = []
-        self.leaves: list[Tensor] = []
-        self._outputs: list[Tensor] = []
-        self._rows: list[Tensor] = []
+        self.records: list[DenseRecord] = []
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is known that the head does the same at every image, whatever others there are."""
+        return self._radius is not None
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record the head's next forward pass, and let autograd start again behind it."""
         calls = [0, 0]
+        self.records.append(DenseRecord())
 
         def after_head(module: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
             calls[0] += 1
@@ -68,7 +89,8 @@ class DenseHead:
     def _record(self, args: tuple[Any, ...], outputs: Any) -> None:
         if len(args) != 1 or not all(isinstance(feature, Tensor) for feature in args[0]):
             raise UnsupportedModelError("model.head is not called with one list of features")
-        self.features, self._outputs = list(args[0]), [_kept(output) for output in flattened(outputs)]
+        record = self.records[-1]
+        record.features, record.outputs = list(args[0]), [_kept(output) for output in flattened(outputs)]
 
     def _start_again(
         self, anchors: list[Any], scores: list[Tensor], deltas: list[Tensor]
@@ -83,19 +105,24 @@ class DenseHead:
             scores: of each level, ``[R, classes]``: logits in Detectron2 0.5, probabilities from 0.6 on.
             deltas: of each level, ``[R, 4]``.
         """
-        levels = len(self.features)
-        logits = [by_anchor(output, scores[0].shape[1]) for output in self._outputs[:levels]]
-        if len(self._outputs) != 2 * levels or [len(level) for level in logits] != [len(level) for level in anchors]:
+        record = self.records[-1]
+        levels = len(record.features)
+        logits = [by_anchor(output, scores[0].shape[1]) for output in record.outputs[:levels]]
+        if len(record.outputs) != 2 * levels or [len(level) for level in logits] != [len(level) for level in anchors]:
             raise UnsupportedModelError("model.head does not return two maps for each feature")
         enough = self._model.test_score_thresh - _SLACK
-        self._rows = [(level.amax(dim=1).sigmoid() > enough).nonzero().flatten() for level in logits]
-        kept = [level[rows] for level, rows in zip(anchors, self._rows, strict=True)]
-        chosen = [level[rows] for level, rows in zip(logits, self._rows, strict=True)]
-        given = [level[rows] for level, rows in zip(scores, self._rows, strict=True)]
-        self.leaves = [level.requires_grad_() for level in chosen]
-        self.leaves += [level[rows].requires_grad_() for level, rows in zip(deltas, self._rows, strict=True)]
+        record.rows = rows = [(level.amax(dim=1).sigmoid() > enough).nonzero().flatten() for level in logits]
+        # Non-maximum suppression of boxes in double precision is for a GPU alone.
+        few = sum(map(len, rows)) <= _FEW and logits[0].dtype == torch.float32
+        device = torch.device("cpu") if few else logits[0].device
+        kept = [level[of_level].to(device) for level, of_level in zip(anchors, rows, strict=True)]
+        chosen, given, of_deltas = (
+            [level[of_level].to(device) for level, of_level in zip(kind, rows, strict=True)]
+            for kind in (logits, scores, deltas)
+        )
+        record.leaves = [level.requires_grad_() for level in (*chosen, *of_deltas)]
         with torch.enable_grad():
-            copies = [leaf.clone() for leaf in self.leaves]  # Detectron2 takes the sigmoid in place
+            copies = [leaf.clone() for leaf in record.leaves]  # Detectron2 takes the sigmoid in place
             as_probabilities = [leaf.sigmoid() for leaf in copies[:levels]]
         if all(map(torch.equal, given, chosen)):
             return kept, copies[:levels], copies[levels:]
@@ -103,59 +130,47 @@ class DenseHead:
             return kept, as_probabilities, copies[levels:]
         raise UnsupportedModelError("what is decoded is not what model.head returned")
 
-    def cotangents(self, jacobian: Jacobian) -> list[Window | None]:
-        """Carry a detection's numbers back to the features; see :class:`odsg_lightning.detectors.engine.cut.Head`.
+    def cotangents(self, jacobians: Mapping[int, Jacobian]) -> list[Window | None]:
+        """Carry a detection's numbers back to the features; see :class:`odsg_lightning.detectors.engine.head.Head`.
 
         Raises:
             UnsupportedModelError: the head does not give the same on a part of the features.
         """
-        count = len(self.features)
-        cells = {i: window for i in range(len(self.leaves)) if (window := self._cells(jacobian, i)) is not None}
+        images = tuple(jacobians)
+        records = [self.records[image] for image in images]
+        count = len(records[0].features)
+        cells = {}
+        for index in range(2 * count):
+            of_images = [_cells(*pair, index) for pair in zip(records, jacobians.values(), strict=True)]
+            if (window := stacked(of_images, images)) is not None:
+                cells[index] = window
         result: list[Window | None] = [None] * count
         if not cells:
             return result
         crops = self._crops(cells)
-        inputs = {
-            level: in_quick_layout(self.features[level][:, :, top:bottom, left:right].detach().clone()).requires_grad_()
-            for level, (top, left, bottom, right) in crops.items()
-        }
+        inputs = {}
+        for level, (top, left, bottom, right) in crops.items():
+            crop = torch.cat([record.features[level][:, :, top:bottom, left:right] for record in records])
+            inputs[level] = in_quick_layout(crop.detach()).requires_grad_()
         outputs = self._run_again(inputs, cells)
         moved = []
         for index, window in cells.items():
             top, left, _, _ = crops[index % count]
             moved.append(Window(window.values, window.top - top, window.left - left))
-            recomputed, recorded = outputs[index].detach(), self._outputs[index]
-            check_recomputed(_inside(recomputed, moved[-1]), _inside(recorded, window), recorded, "model.head")
+            recorded = torch.cat([_inside(record.outputs[index], window) for record in records])
+            whole = records[0].outputs[index]
+            check_recomputed(_inside(outputs[index].detach(), moved[-1]), recorded, whole, "model.head")
         for level, leaf in inputs.items():
             values = vjp_each([outputs[index] for index in cells], leaf, moved, leaf.is_cuda)
             if (values != 0).any():
-                result[level] = Window(values, *crops[level][:2])
+                result[level] = Window(values, *crops[level][:2], images)
         return result
-
-    def _cells(self, jacobian: Jacobian, index: int) -> Window | None:
-        """Return the derivatives by one output of the head where they are not zero; None if they are so everywhere."""
-        places, derivatives = jacobian[index]
-        if not places:
-            return None
-        leaf, output = self.leaves[index], self._outputs[index]
-        numbers, channels, width = leaf.shape[1], output.shape[1], output.shape[3]
-        per_cell = channels // numbers
-        rows = self._rows[index % len(self.features)][places].tolist()
-        derivatives = derivatives.to(output)
-        positions = [divmod(row // per_cell, width) for row in rows]
-        top, left = (min(axis) for axis in zip(*positions, strict=True))
-        bottom, right = (max(axis) + 1 for axis in zip(*positions, strict=True))
-        values = output.new_zeros(len(derivatives), channels, bottom - top, right - left)
-        for place, (row, (y, x)) in enumerate(zip(rows, positions, strict=True)):
-            anchor = row % per_cell
-            values[:, anchor * numbers : (anchor + 1) * numbers, y - top, x - left] = derivatives[:, place]
-        return Window(values, top, left)
 
     def _run_again(self, inputs: Mapping[int, Tensor], indices: Iterable[int]) -> Mapping[int, Tensor]:
         """Return outputs of the head by their index, with a graph."""
         if self._radius is None:
             return dict(enumerate(flattened(self._head(list(inputs.values())))))
-        head, count = self._head, len(self.features)
+        head, count = self._head, len(self.records[0].features)
         # What RetinaNetHead.forward() does at each level, and receptive_radius() has seen that it does nothing else.
         return {
             index: head.cls_score(head.cls_subnet(inputs[index % count]))
@@ -166,7 +181,7 @@ class DenseHead:
 
     def _crops(self, cells: Mapping[int, Window]) -> dict[int, tuple[int, int, int, int]]:
         """Return the rectangle (top, left, bottom, right) of each feature that is needed to recompute the head."""
-        sizes = [(int(feature.shape[2]), int(feature.shape[3])) for feature in self.features]
+        sizes = [(int(feature.shape[2]), int(feature.shape[3])) for feature in self.records[0].features]
         if self._radius is None:
             return {level: (0, 0, height, width) for level, (height, width) in enumerate(sizes)}
         crops = {}
@@ -195,74 +210,52 @@ class ChosenAnchors(DenseHead):
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record the head's next forward pass; :meth:`outputs` is to be called inside."""
-        self.leaves = []
+        self.records.append(DenseRecord())
         handle = self._head.register_forward_hook(lambda module, args, outputs: self._record(args, outputs))
         try:
             yield
         finally:
             handle.remove()
-        if not self.leaves:
+        if not self.records[-1].leaves:
             raise UnsupportedModelError("model.head was not called")
 
     def outputs(self) -> tuple[Tensor, Tensor]:
         """Return logits ``[K, classes]`` and deltas ``[K, 4]`` of the chosen anchors, where autograd starts again."""
-        levels, classes = len(self.features), self._model.num_classes
+        record, classes = self.records[-1], self._model.num_classes
+        levels = len(record.features)
         numbers = [classes] * levels + [4] * levels
-        flat = [by_anchor(output, count) for output, count in zip(self._outputs, numbers, strict=True)]
+        flat = [by_anchor(output, count) for output, count in zip(record.outputs, numbers, strict=True)]
         ends = torch.tensor([len(level) for level in flat[:levels]]).cumsum(0)
         unique, position = torch.unique(self._chosen.cpu(), return_inverse=True)
         level_of = torch.bucketize(unique, ends, right=True)
         first = torch.cat([ends.new_zeros(1), ends[:-1]])
-        self._rows = [unique[level_of == level] - first[level] for level in range(levels)]
-        self.leaves = [
-            output[self._rows[index % levels].to(output.device)].requires_grad_() for index, output in enumerate(flat)
+        record.rows = [unique[level_of == level] - first[level] for level in range(levels)]
+        record.leaves = [
+            output[record.rows[index % levels].to(output.device)].requires_grad_() for index, output in enumerate(flat)
         ]
         torch.set_grad_enabled(True)
-        logits, deltas = torch.cat(self.leaves[:levels]), torch.cat(self.leaves[levels:])
+        logits, deltas = torch.cat(record.leaves[:levels]), torch.cat(record.leaves[levels:])
         position = position.to(logits.device)
         return logits[position], deltas[position]
 
 
-def receptive_radius(head: nn.Module) -> int | None:
-    """Return how many cells away the head's outputs see, at most; None for a head that is not known to be local.
-
-    Known are convolutions that keep the size, activations, and normalisation by constants.
-    """
-    parts = dict(head.named_children())
-    if type(head).forward is not RetinaNetHead.forward or "forward" in vars(head) or set(parts) != _SUBNETS:
+def _cells(record: DenseRecord, jacobian: Jacobian, index: int) -> Window | None:
+    """Return the derivatives by one output of the head where they are not zero; None if they are so everywhere."""
+    places, derivatives = jacobian[index]
+    if not places:
         return None
-    radii = {name: _radius(part) for name, part in parts.items()}
-    known = {name: radius for name, radius in radii.items() if radius is not None}
-    if len(known) < len(radii):
-        return None
-    return max(known["cls_subnet"] + known["cls_score"], known["bbox_subnet"] + known["bbox_pred"])
-
-
-def _radius(module: nn.Module | None) -> int | None:
-    """Return the radius of one layer or of a sequence of layers; None if it is not known."""
-    if module is None or type(module) in _CELLWISE:
-        return 0
-    if type(module) is nn.BatchNorm2d:
-        return 0 if module.track_running_stats and not module.training else None
-    if type(module) is nn.Sequential:
-        return _sum(_radius(part) for part in module)
-    if type(module) not in (nn.Conv2d, Conv2d) or not isinstance(module, nn.Conv2d):
-        return None
-    reach = {(kernel - 1) * step // 2 for kernel, step in zip(module.kernel_size, module.dilation, strict=True)}
-    if (
-        len(reach) > 1
-        or module.padding != (max(reach),) * 2
-        or any(kernel % 2 == 0 for kernel in module.kernel_size)
-        or module.stride != (1, 1)
-        or module.padding_mode != "zeros"
-    ):
-        return None
-    return _sum([max(reach), *(_radius(getattr(module, name, None)) for name in ("norm", "activation"))])
-
-
-def _sum(radii: Iterable[int | None]) -> int | None:
-    known = list(radii)
-    return None if None in known else sum(radius or 0 for radius in known)
+    leaf, output = record.leaves[index], record.outputs[index]
+    numbers, channels, width = leaf.shape[1], output.shape[1], output.shape[3]
+    per_cell = channels // numbers
+    rows = record.rows[index % len(record.features)].cpu()[places].tolist()
+    positions = [divmod(row // per_cell, width) for row in rows]
+    top, left = (min(axis) for axis in zip(*positions, strict=True))
+    bottom, right = (max(axis) + 1 for axis in zip(*positions, strict=True))
+    values = derivatives.new_zeros(len(derivatives), channels, bottom - top, right - left)
+    for place, (row, (y, x)) in enumerate(zip(rows, positions, strict=True)):
+        anchor = row % per_cell
+        values[:, anchor * numbers : (anchor + 1) * numbers, y - top, x - left] = derivatives[:, place]
+    return Window(values.to(output), top, left)
 
 
 def _kept(output: Tensor) -> Tensor:

@@ -22,6 +22,11 @@ class InputNormalization:
         self._flipped = input_format == "BGR"
         self._mean, self._std = model.get_buffer("pixel_mean"), model.get_buffer("pixel_std")
 
+    @property
+    def given(self) -> Tensor:
+        """The image in the channel order of the model, as it is given to that."""
+        return self._image.flip(0) if self._flipped else self._image
+
     def check(self, backbone_input: Tensor) -> None:
         """Refuse a model that prepares its input in another way.
 
@@ -29,8 +34,7 @@ class InputNormalization:
             UnsupportedModelError: ``backbone_input`` is not what the class says.
         """
         height, width = self._image.shape[1:]
-        pixels = (self._image.flip(0) if self._flipped else self._image).to(backbone_input.device)
-        expected = ((pixels - self._mean) / self._std).to(backbone_input.dtype)
+        expected = ((self.given.to(backbone_input.device) - self._mean) / self._std).to(backbone_input.dtype)
         same = (
             backbone_input.shape[:2] == (1, 3)
             and backbone_input.shape[2] >= height
@@ -44,12 +48,13 @@ class InputNormalization:
                 "the backbone's input is not (pixels - pixel_mean) / pixel_std, padded with zeros"
             )
 
-    def to_image(self, window: Window) -> LocalGradient:
-        """Return gradients of the backbone's input as gradients of the image, cropped to it."""
+    def to_image(self, window: Window, images: int) -> LocalGradient:
+        """Return gradients of the backbone's input as those of the images, cropped, ``[n, 5, 3, h, w]``."""
         height, width = self._image.shape[1:]
         bottom, right = min(window.bottom, height), min(window.right, width)
         if bottom <= window.top or right <= window.left:  # in the padding alone
-            return LocalGradient(self._image.new_zeros(window.values.shape[0], 3, 1, 1))
+            return LocalGradient(self._image.new_zeros(images, len(window.values) // images, 3, 1, 1))
         values = window.values[:, :, : bottom - window.top, : right - window.left] / self._std
         values = values.flip(1) if self._flipped else values
-        return LocalGradient(values.to(self._image), window.top, window.left)
+        values = values.to(self._image).reshape(images, len(values) // images, *values.shape[1:])
+        return LocalGradient(values, window.top, window.left)

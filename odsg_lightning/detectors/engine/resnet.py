@@ -5,7 +5,6 @@ grows by a cell for each 3x3 convolution; what lies outside is neither stored no
 The network is piecewise linear: after the forward pass, all that is needed of it is where its ReLUs were open.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import chain
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from odsg_lightning.detectors.detectron2_names import BasicBlock, BottleneckBlock, ResNet
 from odsg_lightning.detectors.engine.conv import LinearConv, transpose_3x3, transpose_3x3_stride_2
 from odsg_lightning.detectors.engine.stem import TransposedStem
-from odsg_lightning.detectors.engine.strided_window import Box, Scratch, StridedWindow, clipped, summed
+from odsg_lightning.detectors.engine.strided_window import Box, Records, Scratch, StridedWindow, clipped, summed
 from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 
 _WASTE = 1.1
@@ -55,24 +54,19 @@ class TransposedResNet:
                 stack.callback(handle.remove)
             yield
 
-    def of_image(self, index: int) -> "TransposedResNet":
-        """Return the same network with the record of one image of a batch."""
-        of_one = copy.copy(self)
-        of_one._stem = self._stem.of_image(index)
-        of_one._stages = {name: [block.of_image(index) for block in stage] for name, stage in self._stages.items()}
-        return of_one
-
-    def vjp(self, cotangents: Mapping[str, list[StridedWindow]]) -> Window:
+    def vjp(self, cotangents: Mapping[str, list[StridedWindow]], records: Records) -> Window:
         """Carry cotangents of the stages' outputs (``"res4"``), each a sum of parts, back to the input."""
         parts: list[StridedWindow] = []
         for name, blocks in reversed(self._stages.items()):
             parts = parts + cotangents.get(name, [])
             if parts:
-                parts = [_through_stage(blocks, parts, self._scratch)]
-        return self._stem.transposed(parts, self._scratch)
+                parts = [_through_stage(blocks, parts, records, self._scratch)]
+        return self._stem.transposed(parts, records, self._scratch)
 
 
-def _through_stage(blocks: "list[_Block]", parts: list[StridedWindow], scratch: Scratch) -> StridedWindow:
+def _through_stage(
+    blocks: "list[_Block]", parts: list[StridedWindow], records: Records, scratch: Scratch
+) -> StridedWindow:
     """Carry the cotangents of a stage's output, given as a sum of parts, back to its input."""
     reached = Box.around([part.box for part in parts])
     for index in reversed(range(len(blocks))):
@@ -84,7 +78,7 @@ def _through_stage(blocks: "list[_Block]", parts: list[StridedWindow], scratch: 
         else:
             room = _room(reached, [earlier.margin for earlier in blocks[index::-1]], block.size)
             total = StridedWindow(summed(parts, room, scratch), room.top, room.left)
-        parts = [block.transposed(total, parts)]
+        parts = [block.transposed(total, parts, records)]
         reached = needed
     return parts[0]
 
@@ -137,28 +131,23 @@ class _Block:
 
         return hook
 
-    def of_image(self, index: int) -> "_Block":
-        """Return the same block with the record of one image of a batch."""
-        of_one = copy.copy(self)
-        of_one._open = {conv: is_open[index : index + 1] for conv, is_open in self._open.items()}
-        return of_one
-
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of its output in cells."""
         height, width = self._open[len(self._convs) - 1].shape[1:3]
         return height, width
 
-    def transposed(self, total: StridedWindow, parts: list[StridedWindow]) -> StridedWindow:
+    def transposed(self, total: StridedWindow, parts: list[StridedWindow], records: Records) -> StridedWindow:
         """Carry a cotangent of its output back to its input.
 
         Args:
             total: the cotangent; its values are overwritten.
             parts: what it is the sum of, which tells where it is zero between its cells.
+            records: of the images that its rows belong to.
         """
         dtype = total.values.dtype
-        total = self._masked(total, len(self._convs) - 1)
-        inner = self._inner(total, parts)
+        total = self._masked(total, len(self._convs) - 1, records)
+        inner = self._inner(total, parts, records)
         conv = self._convs[0]
         if self._shortcut is None:
             if self._kernels[0] == 1:
@@ -176,13 +165,13 @@ class _Block:
         box = Box.around([part.box for part in through])
         return StridedWindow(summed(through, box), box.top, box.left)
 
-    def _inner(self, total: StridedWindow, parts: list[StridedWindow]) -> StridedWindow:
+    def _inner(self, total: StridedWindow, parts: list[StridedWindow], records: Records) -> StridedWindow:
         """Carry the masked cotangent of the output back to the output of the first convolution, on the same cells."""
         coarse = [part for part in parts if part.step > 1]
         dense = [part.box for part in parts if part.step == 1]
         around = Box.around(dense) if dense else Box(0, 0, 0, 0)
         if len(coarse) != 1 or 2 * around.area > total.box.area or any(conv.stride > 1 for conv in self._convs[1:]):
-            return self._to_first(total)
+            return self._to_first(total, records)
         # Only every second cell holds anything, but where the pyramid adds its own: a quarter of the work.
         (part,) = coarse
         every_second = StridedWindow(part.within(total.box, total.values).clone(), part.top, part.left, part.step)
@@ -195,11 +184,13 @@ class _Block:
                     summed([StridedWindow(total.part(around), around.top, around.left)], box), box.top, box.left
                 )
             )
-        return StridedWindow(summed([self._to_first(piece) for piece in pieces], total.box), total.top, total.left)
+        return StridedWindow(
+            summed([self._to_first(piece, records) for piece in pieces], total.box), total.top, total.left
+        )
 
-    def _to_first(self, cotangent: StridedWindow) -> StridedWindow:
+    def _to_first(self, cotangent: StridedWindow, records: Records) -> StridedWindow:
         for index in reversed(range(1, len(self._convs))):
-            cotangent = self._masked(self._through(index, cotangent), index - 1)
+            cotangent = self._masked(self._through(index, cotangent), index - 1, records)
         return cotangent
 
     def _through(self, index: int, cotangent: StridedWindow) -> StridedWindow:
@@ -213,11 +204,10 @@ class _Block:
         finer = (conv.stride * self.size[0], conv.stride * self.size[1])
         return clipped(transpose_3x3_stride_2(conv, values), conv.stride * top - 1, conv.stride * left - 1, finer)
 
-    def _masked(self, cotangent: StridedWindow, index: int) -> StridedWindow:
+    def _masked(self, cotangent: StridedWindow, index: int, records: Records) -> StridedWindow:
         """Zero a cotangent, in place, where a ReLU was closed."""
         box, step = cotangent.box, cotangent.step
-        is_open = self._open[index][0, box.top : box.bottom : step, box.left : box.right : step]
-        if not is_open.is_cuda:
-            is_open = is_open.to(cotangent.values.dtype)  # converted once, not for each of them
-        cotangent.values.mul_(is_open)
+        is_open = records.of(self._open[index][:, box.top : box.bottom : step, box.left : box.right : step])
+        # Converted once, not for each of the five numbers.
+        records.by_image(cotangent.values).mul_(is_open.to(cotangent.values.dtype))
         return cotangent

@@ -1,6 +1,5 @@
 """Vector-Jacobian products through the stem of Detectron2's ResNet, on the cells that a cotangent reaches."""
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from odsg_lightning.detectors.detectron2_names import BasicStem
 from odsg_lightning.detectors.engine.conv import LinearConv, transpose_7x7_stride_2
-from odsg_lightning.detectors.engine.strided_window import Box, Scratch, StridedWindow, clipped, summed
+from odsg_lightning.detectors.engine.strided_window import Box, Records, Scratch, StridedWindow, clipped, summed
 from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 
 
@@ -51,26 +50,21 @@ class TransposedStem:
         yield self._conv.module.register_forward_hook(keep_convolved)
         yield self._module.register_forward_hook(keep_maxima)
 
-    def of_image(self, index: int) -> "TransposedStem":
-        """Return the same stem with the record of one image of a batch."""
-        of_one = copy.copy(self)
-        here = slice(index, index + 1)
-        of_one._open, of_one._rows, of_one._columns = self._open[here], self._rows[here], self._columns[here]
-        return of_one
-
-    def transposed(self, parts: list[StridedWindow], scratch: Scratch) -> Window:
+    def transposed(self, parts: list[StridedWindow], records: Records, scratch: Scratch) -> Window:
         """Carry the sum of cotangents of its output back to the image."""
         box = Box.around([part.box for part in parts])
         total = summed(parts, box, scratch)
-        here = 0, slice(box.top, box.bottom), slice(box.left, box.right)
-        total.mul_(self._open[here].to(total.dtype))
+        here = slice(None), slice(box.top, box.bottom), slice(box.left, box.right)
+        records.by_image(total).mul_(records.of(self._open[here]).to(total.dtype))
         count, channels = total.shape[0], total.shape[3]
         pooled = Box(2 * box.top - 1, 2 * box.left - 1, 2 * box.bottom, 2 * box.right).clipped(self._size)
         width = pooled.right - pooled.left
-        cells = (self._rows[here].long() - pooled.top) * width + (self._columns[here] - pooled.left)
-        targets = cells * channels + torch.arange(channels, device=cells.device)
+        rows, columns = records.of(self._rows[here]).long(), records.of(self._columns[here])
+        cells = (rows - pooled.top) * width + (columns - pooled.left)
+        targets = (cells * channels + torch.arange(channels, device=cells.device)).flatten(2)
         convolved = scratch.zeros((count, pooled.area * channels), total)
-        convolved.scatter_add_(1, targets.flatten().expand(count, -1), total.flatten(1))
+        values = records.by_image(total.flatten(1))
+        records.by_image(convolved).scatter_add_(2, targets.expand_as(values), values)
         convolved = convolved.view(count, pooled.bottom - pooled.top, width, channels)
         image = transpose_7x7_stride_2(self._conv, convolved)
         window = clipped(image.permute(0, 2, 3, 1), 2 * pooled.top - 4, 2 * pooled.left - 4, self._image_size)

@@ -84,6 +84,29 @@ class StridedWindow:
         return self.values[:, top:bottom, left:right]
 
 
+class Records:
+    """What one forward pass of a batch recorded, of the images that the rows of a cotangent belong to.
+
+    Args:
+        images: see :class:`odsg_lightning.detectors.engine.window.Window`.
+    """
+
+    def __init__(self, images: tuple[int, ...]) -> None:
+        """See the class for the arguments."""
+        self._count = len(images)
+        first = images[0]
+        in_a_row = images == tuple(range(first, first + self._count))
+        self._chosen = slice(first, first + self._count) if in_a_row else list(images)
+
+    def of(self, recorded: Tensor) -> Tensor:
+        """Return the part ``[n, 1, ...]`` of these images of a record ``[B, ...]``, a view where it can be one."""
+        return recorded[self._chosen][:, None]
+
+    def by_image(self, values: Tensor) -> Tensor:
+        """Return a view ``[n, N / n, ...]`` of cotangents ``[N, ...]``."""
+        return values.view(self._count, len(values) // self._count, *values.shape[1:])
+
+
 def clipped(values: Tensor, top: int, left: int, size: tuple[int, int]) -> StridedWindow:
     """Return the part of ``[N, h, w, C]`` at (``top``, ``left``) that lies inside a map of ``size`` (height, width)."""
     box = Box(top, left, top + values.shape[1], left + values.shape[2])

@@ -1,5 +1,6 @@
 """A rectangle of a feature map, outside of which a cotangent is zero."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,11 +18,14 @@ class Window:
         values: ``[N, C, h, w]``, one cotangent after the other.
         top: first row of the rectangle in the feature map, in cells.
         left: first column.
+        images: which images of a batch they are of: the first of so many equal parts of the rows of the first of these,
+            and so on.
     """
 
     values: Tensor
     top: int = 0
     left: int = 0
+    images: tuple[int, ...] = (0,)
 
     @property
     def bottom(self) -> int:
@@ -38,4 +42,33 @@ class Window:
         occupied = (self.values != 0).any(dim=1).any(dim=0)
         rows, columns = (occupied.any(dim=axis).nonzero().flatten().tolist() or [0] for axis in (1, 0))
         values = self.values[:, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        return Window(values, self.top + rows[0], self.left + columns[0])
+        return Window(values, self.top + rows[0], self.left + columns[0], self.images)
+
+
+def zeros_around(windows: Sequence[Window], count: int, images: tuple[int, ...] = (0,)) -> Window:
+    """Return ``count`` cotangents of zero on the smallest window that holds all of the given ones."""
+    top, left = min(window.top for window in windows), min(window.left for window in windows)
+    height = max(window.bottom for window in windows) - top
+    width = max(window.right for window in windows) - left
+    values = windows[0].values
+    return Window(values.new_zeros(count, values.shape[1], height, width), top, left, images)
+
+
+def put(window: Window, into: Window, start: int) -> None:
+    """Write cotangents into the rows from ``start`` on of a window that holds theirs."""
+    rows = slice(start, start + len(window.values))
+    y, x = window.top - into.top, window.left - into.left
+    into.values[rows, :, y : y + window.values.shape[2], x : x + window.values.shape[3]] = window.values
+
+
+def stacked(windows: Sequence[Window | None], images: tuple[int, ...]) -> Window | None:
+    """Return windows of equally many cotangents, one of each image, as one; None for zeros, or if all are None."""
+    present = [window for window in windows if window is not None]
+    if not present:
+        return None
+    count = len(present[0].values)
+    result = zeros_around(present, count * len(windows), images)
+    for index, window in enumerate(windows):
+        if window is not None:
+            put(window, result, index * count)
+    return result

@@ -1,6 +1,5 @@
 """The windowed engine: vector-Jacobian products through a ResNet-FPN, on the cells that a cotangent reaches."""
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +12,7 @@ from odsg_lightning.detectors.detectron2_names import FPN, LastLevelMaxPool, Las
 from odsg_lightning.detectors.engine.backbone import in_quick_layout
 from odsg_lightning.detectors.engine.conv import LinearConv, transpose_3x3, transpose_3x3_stride_2
 from odsg_lightning.detectors.engine.resnet import TransposedResNet
-from odsg_lightning.detectors.engine.strided_window import Box, StridedWindow, clipped, summed
+from odsg_lightning.detectors.engine.strided_window import Box, Records, StridedWindow, clipped, summed
 from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 
 
@@ -71,24 +70,20 @@ class WindowedBackbone:
             for handle in handles:
                 handle.remove()
 
-    def of_image(self, index: int) -> "WindowedBackbone":
-        """Return the same engine with the record of one image, where it recorded a batch."""
-        of_one = copy.copy(self)
-        of_one._resnet = self._resnet.of_image(index)
-        of_one._top = None if self._top is None else self._top.of_image(index)
-        return of_one
-
     @torch.no_grad()
     def vjp(self, cotangents: Mapping[str, Window]) -> Window:
         """Carry cotangents of the features back to the backbone's input; see the protocol."""
         if not self._sizes:
             raise RuntimeError("Expected a recorded forward pass of the backbone, but there was none.")
+        given = next(iter(cotangents.values()))
+        records = Records(given.images)
         windows = {name: _channels_last(window, self._dtype) for name, window in cotangents.items()}
         outputs = {level: [windows[level]] for level in self._levels if level in windows}
         stages: dict[str, list[StridedWindow]] = {}
         if any(level in windows for level in self._top_levels):
             assert self._top is not None
-            through = self._top.transposed([windows.get(level) for level in self._top_levels], self._top_sizes())
+            of_levels = [windows.get(level) for level in self._top_levels]
+            through = self._top.transposed(of_levels, self._top_sizes(), records)
             target = stages if self._top.reads == self._stages[-1] else outputs
             target.setdefault(self._top.reads, []).append(through)
         # Of the sum of lateral and coarser maps, from the finest level to the coarsest.
@@ -105,8 +100,8 @@ class WindowedBackbone:
                 inner = StridedWindow(values, box.top, box.left)
                 lateral = StridedWindow(values @ self._laterals[index].matrix(values.dtype), box.top, box.left)
                 stages.setdefault(self._stages[index], []).append(lateral)
-        image = self._resnet.vjp(stages)
-        return Window(image.values.to(next(iter(cotangents.values())).values.dtype), image.top, image.left)
+        image = self._resnet.vjp(stages, records)
+        return Window(image.values.to(given.values.dtype), image.top, image.left, given.images)
 
     def _top_sizes(self) -> list[tuple[int, int]]:
         """Return the sizes of what the top block reads and of its levels."""
@@ -131,13 +126,9 @@ class _TopBlock:
         """Keep where the ReLU between the two convolutions is open."""
         self._open = (p6.detach() > 0).permute(0, 2, 3, 1).contiguous()
 
-    def of_image(self, index: int) -> "_TopBlock":
-        """Return the same block with the record of one image of a batch."""
-        of_one = copy.copy(self)
-        of_one._open = self._open[index : index + 1]
-        return of_one
-
-    def transposed(self, levels: list[StridedWindow | None], sizes: list[tuple[int, int]]) -> StridedWindow:
+    def transposed(
+        self, levels: list[StridedWindow | None], sizes: list[tuple[int, int]], records: Records
+    ) -> StridedWindow:
         """Carry cotangents of its levels back to what it reads; ``sizes`` are those of that and of the levels."""
         p6 = levels[0]
         if not self._convs:
@@ -148,7 +139,8 @@ class _TopBlock:
             p7 = levels[1]
             part = clipped(transpose_3x3_stride_2(self._convs[1], p7.values), 2 * p7.top - 1, 2 * p7.left - 1, sizes[1])
             box = part.box
-            part.values.mul_(self._open[0, box.top : box.bottom, box.left : box.right])
+            is_open = self._open[:, box.top : box.bottom, box.left : box.right]
+            records.by_image(part.values).mul_(records.of(is_open))
             parts.append(part)
         box = Box.around([part.box for part in parts])
         values = transpose_3x3_stride_2(self._convs[0], summed(parts, box))

@@ -36,18 +36,18 @@ def cut(adapter, image):
 
 def origins(linearization):
     """Return where each detection comes from: anchors (level, cell, number) or proposals."""
-    head = linearization._head
+    (head,), (outputs,) = linearization._batch._head.records, linearization._batch._outputs
     levels = len(head.leaves) // 2
     found = []
-    for score, x_min in zip(linearization._outputs.scores, linearization._outputs.boxes[:, 0], strict=True):
+    for score, x_min in zip(outputs.scores, outputs.boxes[:, 0], strict=True):
         by_score = torch.autograd.grad(score, head.leaves, retain_graph=True, materialize_grads=True)
         by_box = torch.autograd.grad(x_min, head.leaves, retain_graph=True, materialize_grads=True)
         rows = {(i, row) for i in range(levels) for row in by_score[i].nonzero()[:, 0].tolist()}
         assert {(i, row) for i in range(levels) for row in by_box[levels + i].nonzero()[:, 0].tolist()} <= rows
         ((level, row),) = rows
-        if hasattr(head, "_rows"):  # RetinaNet
-            output = head._outputs[levels + level]
-            found.append((level, *divmod(int(head._rows[level][row]), output.shape[1] // 4)))
+        if hasattr(head, "rows"):  # RetinaNet
+            output = head.outputs[levels + level]
+            found.append((level, *divmod(int(head.rows[level][row]), output.shape[1] // 4)))
         else:
             found.append(row)
     return found
@@ -164,16 +164,20 @@ class TestNoTrace:
     def test_no_graph_goes_through_parameters(self, trained):
         adapter = Detectron2Adapter(trained.model)
         linearization = cut(adapter, image_with(adapter, images(trained), 1))
-        starts = [feature.grad_fn for feature in linearization._backbone._features.values()]
-        ends = leaves_behind([linearization._outputs.boxes.grad_fn, linearization._outputs.scores.grad_fn, *starts])
-        ours = [linearization._backbone._input, *linearization._head.leaves]
+        batch = linearization._batch
+        ((record,), (outputs,)) = batch._head.records, batch._outputs
+        starts = [feature.grad_fn for feature in batch._backbone._features.values()]
+        ends = leaves_behind([outputs.boxes.grad_fn, outputs.scores.grad_fn, *starts])
+        ours = [batch._backbone._input, *record.leaves]
         assert {id(leaf) for leaf in ends} == {id(leaf) for leaf in ours}
 
     def test_memory_is_freed_with_the_linearization(self, trained):
         adapter = Detectron2Adapter(trained.model)
         linearization = cut(adapter, image_with(adapter, images(trained), 1))
         next(linearization.gradients([0]))
-        kept = [weakref.ref(linearization._backbone._input), weakref.ref(linearization._head.leaves[0])]
+        batch = linearization._batch
+        kept = [weakref.ref(batch._backbone._input), weakref.ref(batch._head.records[0].leaves[0])]
+        del batch
         gc.disable()  # no cycle that would wait for the collector
         try:
             del linearization

@@ -12,7 +12,7 @@ from odsg_lightning.detectors.build import build_detector, load_config
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
 from odsg_lightning.detectors.engine.backbone import AutogradBackbone
 from odsg_lightning.detectors.engine.cut import CutLinearization
-from odsg_lightning.detectors.engine.dense_head import receptive_radius
+from odsg_lightning.detectors.engine.receptive_field import receptive_radius
 from odsg_lightning.detectors.engine.window import Window
 
 

@@ -358,9 +358,14 @@ def test_each_image_of_a_batch_has_its_own_record(pyramid):
         cotangents = {name: list(windows_on(feature.shape[2:]))[-1]}
         one, other = (engine.vjp(cotangents).values for engine in alone)
         assert not torch.allclose(one, other)
-        for index, expected in enumerate((one, other)):
-            found = batch.of_image(index).vjp(cotangents).values
-            assert (found - expected).abs().max() <= 1e-12 * expected.abs().max()
+        for images in ((0,), (1,), (0, 1), (1, 0), (1, 1, 0)):
+            window = cotangents[name]
+            repeated = Window(window.values.repeat(len(images), 1, 1, 1), window.top, window.left, images)
+            found = batch.vjp({name: repeated})
+            assert found.images == images
+            for values, image in zip(found.values.split(len(window.values)), images, strict=True):
+                expected = (one, other)[image]
+                assert (values - expected).abs().max() <= 1e-12 * expected.abs().max()
 
 
 def test_scratch_memory_keeps_the_last_two():
