@@ -105,6 +105,7 @@ class CutBatch:
         found = [{image: index for image, index in enumerate(track) if index >= 0} for track in tracks]
         done = 0
         try:
+            self._snapshot.check()
             jacobians = [self._jacobians(image, found) for image in range(len(self._images))]
             objects = (self._cotangents({i: jacobians[i][index] for i, index in track.items()}) for track in found)
             for window, track in zip(vjp_in_chunks(self._vjp, objects, self._frame), found, strict=True):
@@ -120,7 +121,6 @@ class CutBatch:
         indices = sorted({track[image] for track in found if image in track})
         derivatives: list[Jacobian] = []
         for start in range(0, len(indices), _TOGETHER):
-            self._snapshot.check()
             some = indices[start : start + _TOGETHER]
             with torch.inference_mode(False), torch.enable_grad():
                 derivatives.extend(jacobians(self._outputs[image], self._head.records[image].leaves, some))

@@ -51,10 +51,13 @@ def jacobians(outputs: Detections, leaves: Sequence[Tensor], indices: Sequence[i
         owners = [owner for pair in zip(sums, weighed, strict=True) if (owner := _owners(*pair, weights)) is not None]
         if len(owners) == len(leaves):
             for number in range(len(indices)):
-                yield [_of_rows(leaf, owner.eq(number)) for leaf, owner in zip(sums, owners, strict=True)]
+                yield [
+                    _of_rows(leaf, [row for row, detection in owner.items() if detection == number])
+                    for leaf, owner in zip(sums, owners, strict=True)
+                ]
             return
     for index in indices:  # some come from the same row
-        yield [_of_rows(leaf, (leaf != 0).any(dim=2).any(dim=0)) for leaf in _derivatives(outputs, leaves, [index])]
+        yield [_of_rows(leaf, _occupied(leaf).tolist()) for leaf in _derivatives(outputs, leaves, [index])]
 
 
 def _derivatives(outputs: Detections, leaves: Sequence[Tensor], indices: Sequence[int]) -> list[Tensor]:
@@ -90,16 +93,17 @@ def _weights(count: int) -> Tensor:
     return 1 + (steps + 0.5 * jitter) / places
 
 
-def _owners(sums: Tensor, weighed: Tensor, weights: Tensor) -> Tensor | None:
-    """Return which detection each row belongs to, ``[R]``, -1 for none; None if a row may belong to several.
+def _owners(sums: Tensor, weighed: Tensor, weights: Tensor) -> dict[int, int] | None:
+    """Return which detection each row belongs to that is not zero; None if one may belong to several.
 
     Args:
         sums: ``[5, R, n]``.
         weighed: ``[R, n]``.
         weights: of the detections, ``[K]``.
     """
-    owners = torch.full((sums.shape[1],), -1)
-    occupied = (sums != 0).any(dim=2).any(dim=0).nonzero().flatten()
+    occupied = _occupied(sums)
+    if not len(occupied):
+        return {}
     plain = torch.einsum("prn,p->rn", sums[:, occupied].double(), torch.tensor(_NUMBER_WEIGHTS).double())
     found = weighed[occupied].double()
     ratio = (plain * found).sum(dim=1) / plain.square().sum(dim=1)
@@ -107,10 +111,13 @@ def _owners(sums: Tensor, weighed: Tensor, weights: Tensor) -> Tensor | None:
     difference = (found - weights[nearest, None] * plain).abs().amax(dim=1)
     if not bool((difference <= 1e-2 * _LEAST_SPACING * plain.abs().amax(dim=1)).all()):  # NaN is not
         return None
-    owners[occupied] = nearest
-    return owners
+    return dict(zip(occupied.tolist(), nearest.tolist(), strict=True))
 
 
-def _of_rows(derivatives: Tensor, own: Tensor) -> RowDerivatives:
-    rows = own.nonzero().flatten()
-    return RowDerivatives(rows.tolist(), derivatives[:, rows])
+def _occupied(derivatives: Tensor) -> Tensor:
+    """Return the rows of ``[5, R, n]`` that are not zero throughout."""
+    return (derivatives != 0).any(dim=2).any(dim=0).nonzero().flatten()
+
+
+def _of_rows(derivatives: Tensor, rows: list[int]) -> RowDerivatives:
+    return RowDerivatives(rows, derivatives[:, rows])
