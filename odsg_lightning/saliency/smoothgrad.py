@@ -119,8 +119,10 @@ def smoothgrad(
     for _ in noisy:  # what is drawn later does not depend on who has finished
         pass
     return [
-        ObjectSaliency(_defined_or_nan(total / count if count else total), count, samples)
-        for total, count, samples in zip(sums, matched, used, strict=True)
+        ObjectSaliency(
+            _defined_or_nan(total / count if count else total), count, samples, stopped=row not in unfinished
+        )
+        for row, (total, count, samples) in enumerate(zip(sums, matched, used, strict=True))
     ]
 
 
