@@ -71,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> Floats:
     values: list[Floats] = []
     clusters: list[int] = []
     with no_foreign_warnings():
-        for number, image in enumerate(_images(options.checkpoints, options.audit_set)):
+        for number, image in enumerate(_images(options.checkpoints, options.audit_set, options.max_objects)):
             of_image = _measured(image, options)
             values += of_image
             clusters += [number] * len(of_image)
@@ -89,7 +89,7 @@ def _compared(options: argparse.Namespace) -> tuple[str, ...]:
     return (*options.designs, *FROM_INDEPENDENT)
 
 
-def _images(checkpoints: Sequence[Path], audit_set: Path) -> Iterator[Paired]:
+def _images(checkpoints: Sequence[Path], audit_set: Path, most: int | None) -> Iterator[Paired]:
     chosen = read_audit_set(audit_set)
     coco = unchanged_dataset(chosen)
     for checkpoint in checkpoints:
@@ -102,7 +102,8 @@ def _images(checkpoints: Sequence[Path], audit_set: Path) -> Iterator[Paired]:
                 sample = replace(sample, labels=classes[sample.labels])
                 found, _ = detected(detector, sample.image, sample.image_id, CONFIG)
                 pairs, _ = pair_detections(sample, found, CONFIG)
-                yield Paired(detector, sample, found, pairs[pairs >= 0].tolist(), sample.masks[pairs >= 0])
+                rows = (pairs >= 0).nonzero().flatten()[:most]
+                yield Paired(detector, sample, found, pairs[rows].tolist(), sample.masks[rows])
 
 
 def _measured(image: Paired, options: argparse.Namespace) -> list[Floats]:
@@ -266,6 +267,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--designs", nargs="+", choices=DESIGNS, default=list(DESIGNS), help="and independent")
     parser.add_argument("--repetitions", type=int, default=3, help="seeds of each design")
     parser.add_argument("--reference", type=int, default=200, help="other samples that they are compared with")
+    parser.add_argument("--max-objects", type=int, help="of each image")
     parser.add_argument("--save", type=Path, help="all values, .npz")
     options = parser.parse_args(args)
     options.designs = list(dict.fromkeys(["independent", *options.designs]))
