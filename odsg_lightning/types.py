@@ -240,11 +240,13 @@ class ObjectSaliency(_ComparedByValue):
             grey level (pixels per grey level for the box, score per grey level for the score); of other explainers as
             these say.
         matched_samples: in how many noise samples the object was detected again.
-        n_samples: number of noise samples made for this object; ``matched_samples / n_samples`` is its match rate.
+        n_samples: number of noise samples made for this object.
         parameters: which of the five maps the explainer gives at all; the others are NaN throughout.
+        stopped: whether they ended with the match after which its maps had settled: ``tolerance`` of SmoothGrad.
     """
 
     maps: Tensor
     matched_samples: int
     n_samples: int
     parameters: tuple[str, ...] = PARAMETERS
+    stopped: bool = False

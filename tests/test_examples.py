@@ -147,9 +147,11 @@ RUNS = {
     ),
 }
 STUDY = ("train", "occlude", "choose", "audits", "table")
-RUN_BY_OTHER_TESTS = {"ci/audit_and_gate.sh": "test_ci_recipe.py", "reproduce_paper.py": "test_reproduction.py"} | {
-    f"studies/{script}.py": "test_studies.py" for script in STUDY
-}
+RUN_BY_OTHER_TESTS = {
+    "benchmarks/noise_samples.py": "test_noise_samples.py",
+    "ci/audit_and_gate.sh": "test_ci_recipe.py",
+    "reproduce_paper.py": "test_reproduction.py",
+} | {f"studies/{script}.py": "test_studies.py" for script in STUDY}
 
 
 @pytest.mark.slow

@@ -162,6 +162,7 @@ def object_row(item: AuditedObject) -> ObjectRow:
         box=(x1, y1, x2, y2),
         matched_samples=explained.saliency.matched_samples,
         n_samples=explained.saliency.n_samples,
+        stopped=explained.saliency.stopped,
         undetected=explained.undetected,
         iof=_by_name(IOF_NAMES, explained.iof),
         box_maps=_by_name(MAP_NAMES, explained.box_maps),

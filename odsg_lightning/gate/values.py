@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from odsg_lightning.gate.resampling import Floats
 from odsg_lightning.names import BOX_PARAMETERS, IOF_NAMES, OCCLUSION_NAMES, PARAMETERS
+from odsg_lightning.records.match_rate import match_rate
 from odsg_lightning.records.means import mean_of_defined
 from odsg_lightning.records.record import AuditRecord, ObjectRow
 
@@ -91,14 +92,15 @@ def _columns(record: AuditRecord) -> dict[str, Floats]:
 
 
 def _values(row: ObjectRow) -> tuple[float | None, ...]:
-    if row.iof is None or row.matched_samples is None or not row.n_samples:
+    rate = match_rate(row)
+    if row.iof is None or rate is None:
         return (*[None] * (len(_COLUMNS) - 2), 0.0, None)
     return (
         *(row.occlusion.get(name) for name in OCCLUSION_NAMES),
         1 - len(row.undefined) / len(PARAMETERS),
         *(row.iof[name] for name in IOF_NAMES),
         0.0 if row.missed else 1.0,
-        row.matched_samples / row.n_samples,
+        float(rate),
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from odsg_lightning.names import BOX_PARAMETERS, OCCLUSION_NAMES, PARAMETERS, REGIONS
+from odsg_lightning.records.match_rate import FEWEST_MATCHED, most_samples
 
 if TYPE_CHECKING:
     from odsg_lightning.records.record import ObjectRow
@@ -65,13 +66,17 @@ def _of_the_detection(fingerprint: Mapping[str, Any], row: "ObjectRow") -> Itera
 
 def _of_the_samples(fingerprint: Mapping[str, Any], row: "ObjectRow") -> Iterator[str]:
     matched, made = row.matched_samples or 0, row.n_samples or 0
-    expected = 1 if fingerprint["explainer"] == "gradient" else fingerprint.get("n_samples", made)
+    expected = most_samples(fingerprint, made)
     if matched > made:
         yield "was matched in more noise samples than were made"
     if matched < made and fingerprint["target"] != "output" and "n_samples" in fingerprint:
         yield f"was matched in {matched} of {made} noise samples, and target {fingerprint['target']!r} matches nothing"
     if made > expected or (made < expected and fingerprint.get("tolerance") is None):
         yield f"has {made} noise samples where the settings make {expected}"
+    elif row.stopped and fingerprint.get("tolerance") is None:
+        yield "was stopped early where the settings have no tolerance"
+    elif row.stopped and matched < FEWEST_MATCHED:
+        yield f"was stopped early by {matched} matched noise samples, and it takes {FEWEST_MATCHED}"
     if not matched and set(row.undefined) != set(PARAMETERS):
         yield "has IOF values and was matched in no noise sample"
 

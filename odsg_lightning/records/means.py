@@ -15,6 +15,7 @@ from odsg_lightning.names import (
     REGIONS,
     SUMMARY_NAMES,
 )
+from odsg_lightning.records.match_rate import match_rate
 from odsg_lightning.records.record import ObjectRow
 
 
@@ -62,11 +63,12 @@ def audit_counts(rows: Sequence[ObjectRow]) -> dict[str, float | None]:
     """Return what there is to count, None for a share of nothing.
 
     ``audit/recall`` (share of the objects that were detected), ``audit/n_objects``, ``audit/defined`` (share of the
-    explained objects' maps with a value), ``audit/n_undefined`` (maps without one), ``audit/match_rate`` (share of the
-    noise samples in which an explained object was detected again) and ``audit/samples_per_object`` (noise samples made
-    for an explained object).
+    explained objects' maps with a value), ``audit/n_undefined`` (maps without one), ``audit/match_rate`` (mean of
+    :func:`~odsg_lightning.records.match_rate.match_rate`) and ``audit/samples_per_object`` (noise samples made for an
+    explained object).
     """
     explained = [row for row in rows if row.explained]
+    rates = [rate for rate in map(match_rate, explained) if rate is not None]
     samples, maps = sum(row.n_samples or 0 for row in explained), len(PARAMETERS) * len(explained)
     undefined = sum(len(row.undefined) for row in explained)
     return {
@@ -74,7 +76,7 @@ def audit_counts(rows: Sequence[ObjectRow]) -> dict[str, float | None]:
         "audit/n_objects": float(len(rows)),
         "audit/defined": _share(maps - undefined, maps),
         "audit/n_undefined": float(undefined),
-        "audit/match_rate": _share(sum(row.matched_samples or 0 for row in explained), samples),
+        "audit/match_rate": float(sum(rates) / len(rates)) if rates else None,
         "audit/samples_per_object": _share(samples, len(explained)),
     }
 

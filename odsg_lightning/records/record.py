@@ -18,6 +18,7 @@ from odsg_lightning.names import BOX_PARAMETERS, PARAMETERS
 from odsg_lightning.records.contradictions import ContradictionError, refuse_contradictions
 from odsg_lightning.records.further import as_lines, compact, expanded, further_as_lines
 from odsg_lightning.records.maps_file import Key, ObjectMaps, maps_writer
+from odsg_lightning.records.match_rate import stopped_as_json, stopped_from_json
 from odsg_lightning.records.pair import write_pair
 from odsg_lightning.records.versions import converted
 
@@ -50,6 +51,7 @@ class ObjectRow:
             its coordinates moved, in widths and heights of the box; None where it cannot be judged.
         undetected: whether there is no paired detection, and the values are those of the anchor or region that fits the
             object best (``target`` ``"ground_truth"``): its score, box and maps. Nothing was hidden from it.
+        stopped: whether a ``tolerance`` ended its noise samples.
     """
 
     image_id: int
@@ -67,6 +69,7 @@ class ObjectRow:
     occlusion: Mapping[str, float | None] = field(default_factory=dict)
     detected_again: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     undetected: bool = False
+    stopped: bool = False
 
     @property
     def key(self) -> Key:
@@ -229,8 +232,8 @@ def _from_json(content: dict[str, Any]) -> AuditRecord:
     for raw in content["objects"]:
         values = {name: value for name, value in raw.items() if name != "status"}
         if "box" in values:
-            values["box"] = tuple(values["box"])
-            values["undetected"] = raw.get("status") == "missed"
+            values |= {"box": tuple(raw["box"]), "undetected": raw.get("status") == "missed"}
+            values["stopped"] = stopped_from_json(content["fingerprint"], raw)
         rows.append(ObjectRow(**values))
     refuse_contradictions(content["fingerprint"], rows)
     return AuditRecord(
@@ -258,17 +261,12 @@ def _as_json(record: AuditRecord) -> dict[str, Any]:
         keys = [row.key for row in record.objects]
         further = [replace(audit, objects=tuple(audit.by_key[key] for key in keys)) for audit in record.further]
         content["further"] = [compact(_as_json(audit)) for audit in further]
-    return content | {"objects": [_row_as_json(row) for row in record.objects]}
+    return content | {"objects": [_row_as_json(row, record.fingerprint) for row in record.objects]}
 
 
-def _row_as_json(row: ObjectRow) -> dict[str, Any]:
-    common = {
-        "image_id": row.image_id,
-        "annotation_id": row.annotation_id,
-        "file_name": row.file_name,
-        "category": row.category,
-        "status": "missed" if row.missed else "detected",
-    }
+def _row_as_json(row: ObjectRow, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    common = {name: getattr(row, name) for name in ("image_id", "annotation_id", "file_name", "category")}
+    common["status"] = "missed" if row.missed else "detected"
     if row.iof is None or row.box is None:
         return common
     return common | {
@@ -277,6 +275,7 @@ def _row_as_json(row: ObjectRow) -> dict[str, Any]:
         "box": list(row.box),
         "matched_samples": row.matched_samples,
         "n_samples": row.n_samples,
+        **stopped_as_json(fingerprint, row),
         "iof": dict(row.iof),
         "box_maps": dict(row.box_maps),
         "edges": dict(row.edges),

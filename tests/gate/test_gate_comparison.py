@@ -88,6 +88,8 @@ def test_match_rate_is_a_share_of_each_objects_own_noise_samples():
     found = check(compare(record, half), "match_rate")
     assert (found.baseline, found.candidate, found.verdict) == (1.0, 0.5, "fail")
     assert compare(record, half).verdict == "pass"  # a warning by default
+    stopped = with_rows(half, lambda row: replace(row, matched_samples=6, n_samples=11, stopped=True))
+    assert check(compare(record, stopped), "match_rate").candidate == 0.5  # the last match is the rule's
 
 
 def test_recall_alone_fails_a_detector_that_drops_hard_objects():

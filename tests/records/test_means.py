@@ -62,6 +62,20 @@ def test_evidence_is_averaged_over_the_objects_that_have_it():
     assert set(evidence_means(rows[2:]).values()) == {None}
 
 
+def test_match_rate_is_the_mean_of_the_objects_however_many_samples_each_took():
+    first, second, third, missed = make_record(2, 2, missed=0).objects
+    rows = (
+        replace(first, matched_samples=3, n_samples=3, stopped=True),
+        replace(second, matched_samples=3, n_samples=5, stopped=True),
+        replace(third, matched_samples=5, n_samples=20),
+        as_missed(missed),
+    )
+    assert audit_counts(rows)["audit/match_rate"] == pytest.approx((1 + 1 / 2 + 1 / 4) / 3, abs=1e-15)
+    assert audit_counts(rows)["audit/samples_per_object"] == 28 / 3
+    assert audit_counts([missed])["audit/match_rate"] == missed.matched_samples / 20
+    assert audit_counts([as_missed(missed)])["audit/match_rate"] is None
+
+
 def test_defined_is_the_share_of_the_detected_objects_maps():
     rows = make_record(2, 2, missed=0).objects
     counts = audit_counts((as_undefined(rows[0], ["x_max", "score"]), rows[1], as_missed(rows[2])))

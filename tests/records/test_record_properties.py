@@ -16,7 +16,8 @@ from odsg_lightning.records.record import AuditRecord, ObjectRow, read_record, w
 
 SHARES = st.floats(0, 1)
 AREAS = st.none() | st.floats(0, 1e9)
-LENIENT = {"pair_iou": 0.0, "n_samples": 1000, "tolerance": 0.01}
+MOST = 1000
+LENIENT = {"pair_iou": 0.0, "n_samples": MOST, "tolerance": 0.01}
 WAYS = {"sufficiency": ("blur", "grey"), "necessity": ("inpaint",)}
 SHIFTS = st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4)
 AGAIN = st.fixed_dictionaries({"score": SHARES, "iou": st.floats(0.5, 1), "shift": SHIFTS}) | st.just(
@@ -33,8 +34,10 @@ def rows(draw):
     names = {"image_id": draw(IDS), "annotation_id": draw(IDS), "file_name": draw(NAMES), "category": draw(NAMES)}
     if draw(st.booleans()):
         return ObjectRow(**names)
-    n_samples = draw(st.integers(1, 1000))
-    matched = draw(st.integers(0, n_samples))
+    # Whatever a tolerance stopped was matched three times.
+    stopped = draw(st.booleans())
+    n_samples = draw(st.integers(3, MOST)) if stopped else MOST
+    matched = draw(st.integers(3 if stopped else 0, n_samples))
     x, y = (sorted(draw(st.tuples(*[st.floats(-1e9, 1e9)] * 2))) for _ in range(2))
     score, iof = draw(st.floats(0.5, 1)), draw(maps_on_regions(matched))
     again = {f"{name}/{way}": draw(st.none() | AGAIN) for name, ways in WAYS.items() for way in ways}
@@ -50,6 +53,7 @@ def rows(draw):
         box=(x[0], y[0], x[1], y[1]),
         matched_samples=matched,
         n_samples=n_samples,
+        stopped=stopped,
         iof=iof,
         box_maps=draw(statistics),
         occlusion={name: least_share(name, again, score) for name in WAYS},

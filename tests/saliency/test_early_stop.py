@@ -102,6 +102,14 @@ def test_only_matched_samples_count_towards_the_three():
     assert (steady.matched_samples, steady.n_samples) == (3, 3)
 
 
+def test_an_object_says_whether_it_was_stopped_even_by_the_last_sample():
+    def stopped(n_samples):
+        return [one.stopped for one in explain(FlickeringDetector(*two_objects()), n_samples=n_samples, tolerance=1e-6)]
+
+    assert [stopped(n) for n in (2, 3, 4, 5)] == [[False, False], [False, True], [False, True], [True, True]]
+    assert not any(one.stopped for one in explain(LinearDetector(*two_objects()), n_samples=5))  # no tolerance
+
+
 class CountingDetector(QuadraticDetector):
     """Remembers which of its objects were differentiated in each sample."""
 
