@@ -49,7 +49,7 @@ class Ranks:
         except Exception as raised:
             error = _portable(raised)
         outcomes: list[Any] = [None] * self.size
-        self._left = True
+        self._left = True  # unless all goes well, all leave from here
         try:
             torch.distributed.all_gather_object(outcomes, (error, result), self._group)
         except RuntimeError as lost:
