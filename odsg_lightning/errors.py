@@ -34,3 +34,11 @@ class DiskError(OdsgError, OSError):
 
     The disk is full or fails, or nothing may be read or written there.
     """
+
+
+class LostProcessError(OdsgError, ChildProcessError):
+    """One of several processes ended by itself, killed or without memory: exit code 74."""
+
+
+class ToldElsewhereError(OdsgError):
+    """Another process says what went wrong, the cause of this; so does this one's exit code."""

@@ -98,6 +98,10 @@ def _timed(printed: str, folder: Path) -> None:
     assert not case["variants"]["autograd"]["memory_mib"] <= 0  # not a number except on Linux
 
 
+def _grown(printed: str, folder: Path) -> None:
+    assert re.search(r"│\s+samples │\s+1 │\s+1 │\s+2 │\s+1 │\s+[\d.]+ │\s+[\d.]+ \(", printed)
+
+
 def _share_of_training(printed: str, folder: Path) -> None:
     assert printed.count("demo retinanet, 1 steps") == 3
     assert printed.count("EXTRAPOLATED") == 4
@@ -141,6 +145,7 @@ RUNS = {
         _timed,
         runs="benchmarks/peak_memory.py",
     ),
+    "benchmarks/scaling.py": Run("--images=1 --objects=1 --samples 1 2 --devices=1 --size=64 --rounds=1", _grown),
     "benchmarks/training_overhead.py": Run(
         f"{FEW} {SMALL} --steps=1 --audits=1 --size=128x160 --batch-size=1 --timed-steps=1 --timed-samples=1",
         _share_of_training,

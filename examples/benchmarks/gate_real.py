@@ -39,8 +39,9 @@ _TRAININGS = 3  # from which margins are calibrated
 class Models:
     """Trained detectors and their audits, made when they are asked for and kept in a folder."""
 
-    def __init__(self, folder: Path, steps: int, images: int, val_images: int) -> None:
-        """Make the data, and choose what is audited."""
+    def __init__(self, folder: Path, steps: int, images: int, val_images: int, devices: int | None = None) -> None:
+        """Make the data, and choose what is audited, by how many devices."""
+        self.devices = devices
         self.data: ShortcutData = make_shortcut_data(folder / "data", seed=0, n_train=images, n_val=val_images)
         self.folder, self.steps, self.audit_set = folder / f"{steps}-steps", steps, folder / "audit_set.json"
         self.folder.mkdir(exist_ok=True)
@@ -61,9 +62,8 @@ class Models:
         """Return an audit of a detector under a seed of the noise."""
         path = self.folder / "audits" / f"{kind}-{seed}-noise-{noise}.json"
         if not path.exists():
-            audit_checkpoint(
-                self.checkpoint(kind, seed), self.audit_set, path, AuditConfig(seed=noise), with_maps=False
-            )
+            checkpoint, config = self.checkpoint(kind, seed), AuditConfig(seed=noise)
+            audit_checkpoint(checkpoint, self.audit_set, path, config, with_maps=False, devices=self.devices)
         return read_record(path)
 
 
@@ -73,7 +73,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, dict[str, GateResult]]:
     options.output.mkdir(parents=True, exist_ok=True)
     same, shortcut, retrained = {}, {}, {}
     with no_foreign_warnings():
-        models = Models(options.output, options.steps, options.images, options.val_images)
+        models = Models(options.output, options.steps, options.images, options.val_images, options.devices)
         baseline = models.audit("clean", 0)
         for index in range(options.repetitions):
             seed, noise = index % options.clean, (2 * index + 1, 2 * index + 2)
@@ -135,6 +135,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--val-images", type=int, default=100, help=f"validation images, of which {_AUDIT_IMAGES} are audited"
     )
+    parser.add_argument("--devices", type=int, help="that share the images of an audit out: the same records")
     parser.add_argument("--output", type=Path, default=Path("runs/gate-real"), help="folder for everything")
     return parser.parse_args(args)
 

@@ -44,7 +44,7 @@ from odsg_lightning.saliency.masks import above_share, smoothed
 from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.noise import PIXEL_RANGE, image_generator
 from odsg_lightning.saliency.protocol import Detector
-from odsg_lightning.types import AuditSample, Detections, LocalGradient, LocalMaps
+from odsg_lightning.types import AuditSample, Detections, Detections, LocalGradient, LocalMaps
 
 MEASURES = ("1 - correlation", "1 - mask IoU", "iof/near", "enrichment/edge", "position")
 """Of the last three: the absolute difference from the reference map's value."""
@@ -143,15 +143,22 @@ def _drawn(image: Paired, name: str, n: int, generator: torch.Generator) -> tupl
     looks = gradient_looks(image.detector, (image.sample.image + CONFIG.sigma * PIXEL_RANGE * one for one in noise))
     found = [[] for _ in image.indices]
     for seen in looks:
-        there = seen.detections
-        matches, _ = match_one_to_one(
-            image.reference.boxes, image.reference.labels, there.boxes, there.labels, CONFIG.match_iou
-        )
-        maps = seen.maps([int(matches[index]) for index in image.indices if matches[index] >= 0])
-        for index, of_object in zip(image.indices, found, strict=True):
-            whole = torch.full((len(PARAMETERS), *image.sample.image.shape[1:]), torch.nan)
-            of_object.append(whole if matches[index] < 0 else _placed(torch.zeros_like(whole), next(maps)))
+        tracks = zip(*(_matches(image, there) for there in seen.detections), strict=True)
+        for track, of_object in zip(tracks, found, strict=True):
+            maps = iter([])
+            if max(track) >= 0:
+                (of_images,) = seen.maps([track])
+                maps = (of_images._replace(values=values) for values in of_images.values)
+            for index in track:
+                whole = torch.full((len(PARAMETERS), *image.sample.image.shape[1:]), torch.nan)
+                of_object.append(whole if index < 0 else _placed(torch.zeros_like(whole), next(maps)))
     return noise, [torch.stack(of_object) for of_object in found]
+
+
+def _matches(image: Paired, there: Detections) -> list[int]:
+    reference = image.reference
+    found, _ = match_one_to_one(reference.boxes, reference.labels, there.boxes, there.labels, CONFIG.match_iou)
+    return [int(found[index]) for index in image.indices]
 
 
 def _placed(whole: Tensor, part: LocalMaps | LocalGradient) -> Tensor:

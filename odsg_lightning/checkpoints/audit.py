@@ -1,8 +1,9 @@
 """Audits a checkpoint on an audit set: the record and its maps, as ``odsg audit`` writes them."""
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,19 +14,22 @@ from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.engine_notice import EngineNotice
 from odsg_lightning.audit.explainer import explainer_of
 from odsg_lightning.audit.isolation import isolated
-from odsg_lightning.audit.loop import DetectorFailedError, audit
+from odsg_lightning.audit.loop import audit
 from odsg_lightning.audit.measure import detector_fingerprint, fingerprint, object_maps, object_row
 from odsg_lightning.audit.pairing import PairingCounts, why_few_are_paired
 from odsg_lightning.audit.progress import audit_progress
 from odsg_lightning.audit.strips import audited_strip
 from odsg_lightning.checkpoints.device import Device, choose_device
+from odsg_lightning.checkpoints.launch import share_out
 from odsg_lightning.checkpoints.opened import circumstances, classes_of, load_any, repeatable, running, why_afresh
+from odsg_lightning.checkpoints.ranks import Ranks
 from odsg_lightning.data.audit_set_files import load_sample, unchanged_dataset
 from odsg_lightning.data.coco import CocoDataset
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.errors import BrokenInputError, UserInputError
 from odsg_lightning.files import make_folder
 from odsg_lightning.records.audit_set import AuditSet, read_audit_set
+from odsg_lightning.records.kept_folder import wait_for
 from odsg_lightning.records.maps_file import Key, MapsFile, ObjectMaps, maps_path
 from odsg_lightning.records.partial import PartialAudit
 from odsg_lightning.records.provenance import provenance
@@ -50,13 +54,16 @@ def audit_checkpoint(
     trust: bool = False,
     restart: bool = False,
     own_module: str | None = None,
+    devices: int | None = None,
+    num_nodes: int = 1,
 ) -> AuditRecord:
     """Audit a checkpoint and write the record, with its maps beside it.
 
     Finished images are kept in ``.<stem>.partial`` beside the output until all are: the same call goes on from them
     after an interruption, and the result is the same, bit for bit. In CI (:func:`odsg_lightning.environment.in_ci`) it
     always starts afresh, because the files there may be those of a pull request. Two calls on one machine write the
-    same bytes.
+    same bytes, and so do any two numbers of devices. With several, each process calls this: Lightning Fabric starts
+    them, or finds those that torchrun or Slurm have started (:func:`odsg_lightning.checkpoints.launch.share_out`).
 
     Args:
         checkpoint: Lightning ``.ckpt`` of a DetectionModule, or Detectron2 ``.pth`` or ``.pkl``.
@@ -74,6 +81,9 @@ def audit_checkpoint(
         restart: begin again, whatever an interrupted call has left.
         own_module: ``"my_pkg.my_module:MyModule"``, the LightningModule that wrote the checkpoint, if that was no
             DetectionModule. It is imported, so ``trust`` must be True.
+        devices: processes of each node that share the images out, each on a GPU of its own or, on a CPU, on one thread
+            (:func:`threads_of_each`); None for this process alone, on all threads.
+        num_nodes: machines, which must share a file system.
 
     Returns:
         The record as written.
@@ -81,57 +91,147 @@ def audit_checkpoint(
     Raises:
         BrokenInputError: a file cannot be used. Nothing is written then.
         UserInputError: arguments that do not fit, or an output that is no audit record.
+        LostProcessError: one of several processes ended by itself. What it has finished is kept.
     """
-    checkpoint, output, config = Path(checkpoint), Path(output), config or AuditConfig()
+    output = Path(output)
     _refuse_output(output)
     place = choose_device(device)
-    chosen = read_audit_set(audit_set)
-    coco = unchanged_dataset(chosen, _path(annotations), _path(images))
-    loaded = load_any(checkpoint, own_module, detector_config, num_classes, len(chosen.categories), trust)
-    classes = torch.tensor(classes_of(loaded, chosen, coco, checkpoint))
-    module = loaded.module.to(place)
-    with isolated(module), repeatable(place):
-        detector = resolve_adapter(module)
-        EngineNotice(config).log_once(detector)
-        audited_with = fingerprint(chosen.sha256, config, chosen.masks) | detector_fingerprint(detector)
-        head = AuditRecord(audited_with, provenance(checkpoint), ())
-        settings = circumstances(detector, loaded, place, config.engine, config.precision)
-        make_folder(output.parent)
-        partial = PartialAudit(output, head, settings, with_maps=with_maps)
-        partial.open(throw_away=why_afresh(restart))
-        rows: list[ObjectRow] = []
-        counts: list[PairingCounts | None] = []
-        audited = _audited_objects(chosen, coco, config)
-        with audit_progress(len(coco.images), explainer_of(config).samples) as (on_sample, on_finished_image):
-            for listed, image in zip(chosen.images, coco.images, strict=True):
-                done = partial.finished(image.id, (i for i in listed.annotation_ids if (image.id, i) in audited))
-                if done is None:
-                    sample = load_sample(chosen, coco, image)
+    audit_here = _Audit(
+        Path(checkpoint),
+        Path(audit_set),
+        output,
+        config or AuditConfig(),
+        detector_config,
+        num_classes,
+        _path(annotations),
+        _path(images),
+        dict(sorted((metrics or {}).items())),
+        with_maps,
+        trust,
+        restart,
+        own_module,
+    )
+    alone = devices is None and num_nodes == 1
+    share_out(audit_here, place, devices, num_nodes, None if alone else threads_of_each(place))
+    return read_record(output)
+
+
+@dataclass(frozen=True)
+class _Audit:
+    """What :func:`audit_checkpoint` was asked for, done by all processes together; it can be pickled."""
+
+    checkpoint: Path
+    audit_set: Path
+    output: Path
+    config: AuditConfig
+    detector_config: str | Path | None
+    num_classes: int | None
+    annotations: Path | None
+    images: Path | None
+    metrics: Mapping[str, float]
+    with_maps: bool
+    trust: bool
+    restart: bool
+    own_module: str | None
+
+    def __call__(self, ranks: Ranks) -> None:
+        config, device = self.config, ranks.device
+        chosen = read_audit_set(self.audit_set)
+        coco = unchanged_dataset(chosen, self.annotations, self.images)
+        categories = len(chosen.categories)
+        loaded = load_any(
+            self.checkpoint, self.own_module, self.detector_config, self.num_classes, categories, self.trust
+        )
+        classes = torch.tensor(classes_of(loaded, chosen, coco, self.checkpoint))
+        objects = _audited_objects(chosen, coco, config)
+        module = loaded.module.to(device)
+        with isolated(module), repeatable(device):
+            detector = resolve_adapter(module)
+            EngineNotice(config).log_once(detector)
+            audited_with = fingerprint(chosen.sha256, config, chosen.masks) | detector_fingerprint(detector)
+            head = AuditRecord(audited_with, provenance(self.checkpoint), ())
+            settings = circumstances(detector, loaded, device, config.engine, config.precision)
+            partial = PartialAudit(self.output, head, settings, with_maps=self.with_maps)
+            ids = {image.id: [i for i in image.annotation_ids if (image.id, i) in objects] for image in chosen.images}
+
+            def open_partial() -> list[int]:
+                make_folder(self.output.parent)
+                partial.open(throw_away=why_afresh(self.restart))
+                left = [image_id for image_id in ids if partial.finished(image_id, ids[image_id]) is None]
+                return sorted(left, key=lambda image_id: -len(ids[image_id]))
+
+            left = ranks.first(open_partial)
+            ranks.each(partial.join if ranks.rank else lambda: None)
+            images = {image.id: image for image in coco.images}
+            mine = len(left[ranks.rank :: ranks.size])
+            with _progress(ranks, len(ids) - len(left), mine, explainer_of(config).samples) as on_sample:
+
+                def audit_image(image_id: int) -> PairingCounts | None:
+                    sample = load_sample(chosen, coco, images[image_id])
                     sample = replace(sample, labels=classes[sample.labels])
-                    with running(checkpoint):
-                        try:
-                            done, maps, of_image = _audit_image(
-                                detector, sample, audited, config, place, with_maps, on_sample
-                            )
-                        except DetectorFailedError:
-                            if not rows:
-                                partial.remove()
-                            raise
-                    partial.add(done, maps)
-                    counts.append(of_image)
-                else:
-                    on_finished_image()
-                    counts.append(None)
-                rows.extend(done)
-    objects = tuple(sorted(rows, key=lambda row: row.key))
-    record = AuditRecord(head.fingerprint, head.provenance, objects, dict(sorted((metrics or {}).items())))
-    stored = partial.maps(image.id for image in coco.images) if with_maps else None
-    written = write_record_with_maps(record, output, stored)
-    partial.remove()
-    why_few = why_few_are_paired(sum(not row.missed for row in objects), len(objects), counts, config)
-    if why_few is not None:
-        rank_zero_warn(f"The audit of {checkpoint}: {why_few}")
-    return written
+                    with running(self.checkpoint):
+                        rows, maps, counts = _audit_image(
+                            detector, sample, objects, config, device, self.with_maps, on_sample
+                        )
+                    partial.add(rows, maps)
+                    return counts
+
+                try:
+                    counts = ranks.share(left, audit_image, partial)
+                except Exception:
+                    if ranks.rank == 0 and partial.is_empty:
+                        partial.remove()
+                    raise
+        counts += [None] * (len(ids) - len(left))
+        ranks.first(lambda: self._write(head, partial, ids, counts))
+
+    def _write(
+        self,
+        head: AuditRecord,
+        partial: PartialAudit,
+        ids: Mapping[int, Sequence[int]],
+        counts: Sequence[PairingCounts | None],
+    ) -> None:
+        """Write the record from the finished images."""
+        rows: list[ObjectRow] = []
+        for image_id, annotation_ids in ids.items():
+            wait_for(partial.image(image_id))
+            finished = partial.finished(image_id, annotation_ids)
+            if finished is None:
+                raise BrokenInputError(
+                    f"Expected image id {image_id} finished in {partial.folder}, but it is gone. Start again."
+                )
+            rows.extend(finished)
+        objects = tuple(sorted(rows, key=lambda row: row.key))
+        record = AuditRecord(head.fingerprint, head.provenance, objects, self.metrics)
+        write_record_with_maps(record, self.output, partial.maps(ids) if self.with_maps else None)
+        partial.remove()
+        why_few = why_few_are_paired(sum(not row.missed for row in objects), len(objects), counts, self.config)
+        if why_few is not None:
+            rank_zero_warn(f"The audit of {self.checkpoint}: {why_few}")
+
+
+def threads_of_each(device: torch.device) -> int | None:
+    """Return on how many threads each of several processes computes, which must not depend on their number.
+
+    Sums are rounded in another order on another number of threads. On a CPU it is one, or what the environment variable
+    ``OMP_NUM_THREADS`` says; on a GPU it does not matter: None.
+    """
+    if device.type != "cpu":
+        return None
+    return torch.get_num_threads() if os.environ.get("OMP_NUM_THREADS") else 1
+
+
+@contextmanager
+def _progress(ranks: Ranks, finished: int, mine: int, samples: int) -> Iterator[Callable[[], None]]:
+    """Show how far the first process is, which has as much to do as any; yield what to call for each noise sample."""
+    if ranks.rank > 0:
+        yield lambda: None
+        return
+    with audit_progress(finished + mine, samples) as (on_sample, on_finished_image):
+        for _ in range(finished):
+            on_finished_image()
+        yield on_sample
 
 
 def _audit_image(

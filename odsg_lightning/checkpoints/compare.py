@@ -1,14 +1,16 @@
 """Compares explainers on checkpoints and an audit set, as ``odsg compare`` does, image by image."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.checkpoints.device import Device, choose_device
+from odsg_lightning.checkpoints.launch import share_out
 from odsg_lightning.checkpoints.opened import (
     Loaded,
     circumstances,
@@ -18,7 +20,7 @@ from odsg_lightning.checkpoints.opened import (
     running,
     why_afresh,
 )
-from odsg_lightning.checkpoints.processes import in_processes, one_thread
+from odsg_lightning.checkpoints.ranks import Ranks
 from odsg_lightning.comparison.loop import CompareConfig, clock_of, compare_image
 from odsg_lightning.comparison.methods import Method
 from odsg_lightning.comparison.parts import Parts
@@ -27,9 +29,10 @@ from odsg_lightning.data.audit_set_files import load_sample, unchanged_dataset
 from odsg_lightning.data.coco import CocoDataset
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.environment import cores, versions
-from odsg_lightning.errors import UserInputError
+from odsg_lightning.errors import BrokenInputError, UserInputError
 from odsg_lightning.files import sha256_of
 from odsg_lightning.records.audit_set import AuditSet, read_audit_set
+from odsg_lightning.records.kept_folder import wait_for
 
 PICTURED = 8
 """Images, the first of the audit set, of which one object is drawn."""
@@ -51,8 +54,9 @@ def compare_checkpoints(
     trust: bool = False,
     own_module: str | None = None,
     restart: bool = False,
-    processes: int | None = 1,
-    on_image: Callable[[str, int, int], None] = lambda name, done, of: None,
+    devices: int | None = 1,
+    num_nodes: int = 1,
+    on_image: Callable[[str, int, int], None] | None = None,
 ) -> Comparison:
     """Explain the audit set's objects by every method, with every checkpoint.
 
@@ -75,9 +79,11 @@ def compare_checkpoints(
         trust: let the checkpoint run code.
         own_module: ``"my_pkg.my_module:MyModule"``, which wrote the checkpoint.
         restart: begin again, whatever an earlier call has left.
-        processes: which share the images of a checkpoint out; None for one a core, at most 8, on a CPU. The values hang
-            on no number of them.
-        on_image: called with the checkpoint's name after each image: how many are done, and of how many.
+        devices: processes of each node that share the images of a checkpoint out, each on a GPU of its own or on one
+            thread; None for one a core, at most 8, on a CPU. The values hang on no number of them.
+        num_nodes: machines, which must share a file system.
+        on_image: called in the first process with the checkpoint's name after its images: how many are done by all, and
+            of how many. It can be pickled.
 
     Raises:
         BrokenInputError: a file cannot be used.
@@ -89,81 +95,124 @@ def compare_checkpoints(
         raise UserInputError("Expected checkpoints that differ, but got the same one twice.")
     if max_images is not None and max_images < 1:
         raise UserInputError(f"Expected argument `max_images` to be at least 1, but got {max_images}.")
-    if processes is None:
-        processes = min(cores(), 8) if place.type == "cpu" else 1
-    if processes < 1 or (processes > 1 and place.type != "cpu"):
-        raise UserInputError(
-            f"Expected argument `processes` to be at least 1, and 1 on a GPU, but got {processes} on {place.type!r}."
-        )
     chosen = read_audit_set(audit_set)
     coco = unchanged_dataset(chosen, annotations, images)
     coco = replace(coco, images=coco.images[:max_images])
-    results = []
+    if devices is None:
+        devices = min(cores(), 8, len(coco.images)) if place.type == "cpu" else 1
+    works = []
     for checkpoint in checkpoints:
         load = partial(load_any, checkpoint, own_module, detector_config, num_classes, len(chosen.categories), trust)
-        work = _Work(checkpoint, load, chosen, coco, methods, config, place)
-        results.append(_compared(work, folder / "parts", restart, processes, on_image))
+        works.append(
+            _Work(
+                checkpoint,
+                sha256_of(checkpoint),
+                load,
+                folder / "parts",
+                chosen,
+                coco,
+                methods,
+                config,
+                restart,
+                on_image,
+            )
+        )
+    share_out(partial(_in_turn, works), place, devices, num_nodes, threads=1)
     settings = {**asdict(config), "images": len(coco.images)}
-    return Comparison(chosen.sha256, settings, clock_of(place), tuple(results))
+    return Comparison(chosen.sha256, settings, clock_of(place), tuple(work.result() for work in works))
+
+
+def _in_turn(works: Sequence["_Work"], ranks: Ranks) -> None:
+    for work in works:
+        work(ranks)
 
 
 @dataclass(frozen=True)
 class _Work:
-    """One checkpoint on the audit set; it can be pickled."""
+    """One checkpoint on the audit set, done by all processes together; it can be pickled."""
 
     checkpoint: Path
+    sha256: str
     load: Callable[[], Loaded]
+    folder: Path
     chosen: AuditSet
     coco: CocoDataset
     methods: Sequence[Method]
     config: CompareConfig
-    device: torch.device
+    restart: bool
+    on_image: Callable[[str, int, int], None] | None
 
+    @property
+    def explainers(self) -> dict[str, str]:
+        return {method.name: repr(method.explainer) for method in self.methods}
 
-def _compared(
-    work: _Work, folder: Path, restart: bool, processes: int, on_image: Callable[[str, int, int], None]
-) -> CheckpointResult:
-    loaded, sha256 = work.load(), sha256_of(work.checkpoint)
-    explainers = {method.name: repr(method.explainer) for method in work.methods}
-    with one_thread(), repeatable(work.device):
-        here = _Here(work, loaded)
-        parts = Parts(
-            folder / f"{work.checkpoint.stem}-{sha256[:8]}",
-            {
-                "audit_set": work.chosen.sha256,
-                "checkpoint": sha256,
-                "explainers": explainers,
-                "versions": versions("torch", "torchvision", "detectron2", "numpy"),
-                **asdict(work.config),
-                **circumstances(here.detector, loaded, work.device),
-            },
-        )
-        parts.open(throw_away=why_afresh(restart))
-        images = [image.id for image in work.coco.images]
-        done = {image_id: found for image_id in images if (found := parts.finished(image_id)) is not None}
-        left = [turn for turn, image_id in enumerate(images) if image_id not in done]
-        if done:
-            on_image(work.checkpoint.name, len(done), len(images))
-        for found in in_processes(left, here, partial(_Here, work), processes):
-            _refuse_useless(work.methods, found)
-            parts.add(found)
-            done[found.image_id] = found
-            on_image(work.checkpoint.name, len(done), len(images))
-    parameters = {method.name: method.explainer.parameters for method in work.methods}
-    return CheckpointResult(
-        work.checkpoint.name, sha256, tuple(done[image_id] for image_id in images), explainers, parameters
-    )
+    def __call__(self, ranks: Ranks) -> None:
+        images = [image.id for image in self.coco.images]
+        with repeatable(ranks.device):
+            here = _Here(self, ranks.device)
+            parts = self._parts(here.circumstances)
+
+            def open_parts() -> list[int]:
+                parts.open(throw_away=why_afresh(self.restart))
+                return [turn for turn, image_id in enumerate(images) if parts.finished(image_id) is None]
+
+            def compare(turn: int) -> None:
+                found = here(turn)
+                _refuse_useless(self.methods, found)
+                parts.add(found)
+                tell()
+
+            def tell() -> None:
+                if ranks.rank == 0 and self.on_image is not None:
+                    done = sum(parts.image(image_id).exists() for image_id in images)
+                    self.on_image(self.checkpoint.name, done, len(images))
+
+            left = ranks.first(open_parts)
+            ranks.each(parts.join if ranks.rank else lambda: None)
+            if len(left) < len(images):
+                tell()
+            ranks.share(left, compare, parts)
+
+    def result(self) -> CheckpointResult:
+        """Return what all processes have found.
+
+        Raises:
+            BrokenInputError: an image of theirs is not there.
+        """
+        parts, found = self._parts({}), []
+        for image in self.coco.images:
+            wait_for(parts.image(image.id))
+            finished = parts.finished(image.id)
+            if finished is None:
+                raise BrokenInputError(
+                    f"Expected image id {image.id} finished in {parts.folder}, but it is gone. Start again."
+                )
+            found.append(finished)
+        gives = {method.name: method.explainer.parameters for method in self.methods}
+        return CheckpointResult(self.checkpoint.name, self.sha256, tuple(found), self.explainers, gives)
+
+    def _parts(self, circumstances: Mapping[str, Any]) -> Parts:
+        head = {
+            "audit_set": self.chosen.sha256,
+            "checkpoint": self.sha256,
+            "explainers": self.explainers,
+            "versions": versions("torch", "torchvision", "detectron2", "numpy"),
+            **asdict(self.config),
+            **circumstances,
+        }
+        return Parts(self.folder / f"{self.checkpoint.stem}-{self.sha256[:8]}", head)
 
 
 class _Here:
     """Compares an image of the audit set, by its position, in the process in which this was made."""
 
-    def __init__(self, work: _Work, loaded: Loaded | None = None) -> None:
-        loaded = loaded or work.load()
-        self._work, self._module = work, loaded.module.to(work.device)
-        if work.device.type == "cpu":
+    def __init__(self, work: _Work, device: torch.device) -> None:
+        loaded = work.load()
+        self._work, self._device, self._module = work, device, loaded.module.to(device)
+        if device.type == "cpu":
             self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # a fifth faster: most of the time goes into detecting
-        self.detector = resolve_adapter(self._module)
+        self._detector = resolve_adapter(self._module)
+        self.circumstances = circumstances(self._detector, loaded, device)
         self._classes = torch.tensor(classes_of(loaded, work.chosen, work.coco, work.checkpoint))
 
     def __call__(self, turn: int) -> ImageResult:
@@ -171,11 +220,11 @@ class _Here:
         sample = load_sample(work.chosen, work.coco, work.coco.images[turn])
         with isolated(self._module), running(work.checkpoint):
             return compare_image(
-                self.detector,
+                self._detector,
                 replace(sample, labels=self._classes[sample.labels]),
                 work.methods,
                 work.config,
-                device=work.device,
+                device=self._device,
                 turn=turn,
                 with_pictures=turn < PICTURED,
             )

@@ -13,7 +13,7 @@ from io import TextIOWrapper
 
 from odsg_lightning.cli import audit, compare, convert, demo, doctor, explain, gate, lightning, report, sanity
 from odsg_lightning.cli.version import PrintVersions
-from odsg_lightning.errors import BrokenInputError, MissingDependencyError, UserInputError
+from odsg_lightning.errors import BrokenInputError, MissingDependencyError, ToldElsewhereError, UserInputError
 from odsg_lightning.text import printable
 
 _PARTS = (lightning, convert, audit, explain, compare, sanity, gate, report, demo, doctor)
@@ -89,6 +89,8 @@ def _run(arguments: list[str]) -> int:
 
 def _report(error: Exception) -> int:
     """Say on standard error what went wrong, and return the exit code."""
+    if isinstance(error, ToldElsewhereError) and isinstance(error.__cause__, Exception):
+        return _code_of(error.__cause__)
     code = _code_of(error)
     if code != _UNEXPECTED:
         message = str(error) or type(error).__name__  # a MemoryError says nothing

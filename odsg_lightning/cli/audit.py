@@ -96,6 +96,13 @@ def _add_audit(subcommands: Any) -> None:
     parser.add_argument("--no-occlusion", action="store_true", help="hide no pixels: no sufficiency, no necessity")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
     parser.add_argument(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="share the images out to so many GPUs, or processes of one thread, whatever their number: the same record",
+    )
+    parser.add_argument("--num-nodes", type=int, default=1, metavar="M", help="machines with --devices each")
+    parser.add_argument(
         "--metric",
         action="append",
         default=[],
@@ -141,6 +148,7 @@ def _run_audit(options: argparse.Namespace) -> int:
     from rich.table import Table
 
     from odsg_lightning.checkpoints.audit import audit_checkpoint
+    from odsg_lightning.checkpoints.launch import is_first, told_once
     from odsg_lightning.records.means import audit_means
     from odsg_lightning.records.tables import count_rows, iof_table
 
@@ -149,7 +157,8 @@ def _run_audit(options: argparse.Namespace) -> int:
     chosen = ("explainer", "explainer_settings", "target", "engine", "noise", "precision")
     choices = {name: getattr(options, name) for name in chosen}
     config = AuditConfig(occlusion=not options.no_occlusion, **choices, **numbers)
-    if options.trust:
+    processes = (options.devices, options.num_nodes)
+    if options.trust and is_first(*processes):
         print(
             f"--trust: {options.checkpoint} is read with Python's own pickle, which runs whatever code it names. "
             "Lifted are PyTorch's weights_only and the restricted reader of .pkl files.",
@@ -158,22 +167,27 @@ def _run_audit(options: argparse.Namespace) -> int:
     if options.module is not None and options.trust:
         sys.path.insert(0, os.getcwd())  # as `python -m` does
     warnings.filterwarnings("ignore", message=".*torch.meshgrid")  # PyTorch's, of Detectron2's code
-    record = audit_checkpoint(
-        options.checkpoint,
-        options.audit_set,
-        options.output,
-        config,
-        detector_config=options.config,
-        num_classes=options.num_classes,
-        annotations=options.annotations,
-        images=options.images,
-        metrics=metrics,
-        device=options.device,
-        with_maps=not options.no_maps,
-        trust=options.trust,
-        restart=options.restart,
-        own_module=options.module,
-    )
+    with told_once(*processes):
+        record = audit_checkpoint(
+            options.checkpoint,
+            options.audit_set,
+            options.output,
+            config,
+            detector_config=options.config,
+            num_classes=options.num_classes,
+            annotations=options.annotations,
+            images=options.images,
+            metrics=metrics,
+            device=options.device,
+            with_maps=not options.no_maps,
+            trust=options.trust,
+            restart=options.restart,
+            own_module=options.module,
+            devices=options.devices,
+            num_nodes=options.num_nodes,
+        )
+    if not is_first(*processes):
+        return 0
     console, means = Console(), audit_means(record.objects)
     console.print(iof_table(means, f"What {options.checkpoint.name} looks at"))
     counts = Table(show_header=False)

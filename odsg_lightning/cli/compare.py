@@ -42,10 +42,12 @@ def add(subcommands: Any) -> None:
     how.add_argument("--seed", type=int, default=0, help="of noise and masks (default: 0)")
     how.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     how.add_argument(
-        "--processes",
+        "--devices",
         type=int,
-        help="which share the images out, on a CPU: the values are the same (default: one a core, at most 8)",
+        metavar="N",
+        help="share the images out to N GPUs or processes: the same values (default: 1 GPU, or one a core, at most 8)",
     )
+    how.add_argument("--num-nodes", type=int, default=1, metavar="M", help="machines with --devices each (default: 1)")
     how.add_argument("--restart", action="store_true", help="begin again, whatever an earlier call has finished")
     files = parser.add_argument_group("files")
     files.add_argument("--annotations", type=Path, help="the COCO file, if not where the audit set says")
@@ -63,6 +65,7 @@ def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from odsg_lightning.checkpoints.compare import compare_checkpoints
+    from odsg_lightning.checkpoints.launch import is_first, told_once
     from odsg_lightning.comparison.loop import CompareConfig
     from odsg_lightning.comparison.methods import make_methods
     from odsg_lightning.comparison.page import comparison_page
@@ -82,24 +85,29 @@ def _run(options: argparse.Namespace) -> int:
         layer=options.layer,
         box_maps=options.box_maps,
     )
-    comparison = compare_checkpoints(
-        options.checkpoints,
-        options.audit_set,
-        options.output,
-        methods,
-        CompareConfig(steps, options.score_threshold, seed=options.seed),
-        detector_config=options.config,
-        num_classes=options.num_classes,
-        annotations=options.annotations,
-        images=options.images,
-        max_images=chosen["max_images"],
-        device=options.device,
-        trust=options.trust,
-        own_module=options.module,
-        restart=options.restart,
-        processes=options.processes,
-        on_image=_Progress(),
-    )
+    processes = (options.devices, options.num_nodes)
+    with told_once(*processes):
+        comparison = compare_checkpoints(
+            options.checkpoints,
+            options.audit_set,
+            options.output,
+            methods,
+            CompareConfig(steps, options.score_threshold, seed=options.seed),
+            detector_config=options.config,
+            num_classes=options.num_classes,
+            annotations=options.annotations,
+            images=options.images,
+            max_images=chosen["max_images"],
+            device=options.device,
+            trust=options.trust,
+            own_module=options.module,
+            restart=options.restart,
+            devices=options.devices,
+            num_nodes=options.num_nodes,
+            on_image=_Progress(),
+        )
+    if not is_first(*processes):
+        return 0
     summaries = [summary(result) for result in comparison.checkpoints]
     write_text(options.output / "comparison.json", comparison_json(comparison))
     write_text(options.output / "comparison.md", markdown_text(comparison, summaries))

@@ -5,17 +5,20 @@ Nothing here loads torch.
 
 import json
 import logging
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from odsg_lightning.errors import BrokenInputError
+from odsg_lightning.errors import BrokenInputError, UserInputError
 from odsg_lightning.files import make_folder, read_json, write_text
 from odsg_lightning.records.record import differing_entries
 
 log = logging.getLogger(__name__)
 
 _HEAD = "head.json"
+_FAILED = f".{_HEAD}-failed"
 _MAX_HEAD_BYTES = 2**20
 
 
@@ -53,7 +56,40 @@ class KeptFolder:
                 log.warning("The %s in %s is thrown away: %s.", self._kind, self.folder, reason)
                 self.remove()
         make_folder(self.folder)
+        (self.folder / _FAILED).unlink(missing_ok=True)
         write_text(self.folder / _HEAD, json.dumps(self._head, indent=1, sort_keys=True) + "\n")
+
+    def join(self, seconds: float = 60.0) -> None:
+        """Take part in what another process has opened.
+
+        Args:
+            seconds: see :func:`wait_for`.
+
+        Raises:
+            UserInputError: it is not there, or depends on something else.
+        """
+        wait_for(self.folder / _HEAD, seconds)
+        different = self._difference()
+        if different:
+            raise UserInputError(
+                f"Expected all processes to have the {self._kind} in {self.folder} in common, but in one of them "
+                f"{different}. Nodes must share a file system, and be alike."
+            )
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a process that takes part has failed."""
+        return (self.folder / _FAILED).exists()
+
+    def mark_failed(self) -> None:
+        """Let those that take part know that this process has failed, if that can be written."""
+        with suppress(OSError):
+            (self.folder / _FAILED).touch()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no image is finished."""
+        return not any(self.folder.glob("image_*"))
 
     def image(self, image_id: int) -> Path:
         """Return the file of an image."""
@@ -84,3 +120,15 @@ class KeptFolder:
             return "its head is damaged"
         different = differing_entries(head, self._head)
         return f"it differs in {', '.join(map(repr, different))}" if different else ""
+
+
+def wait_for(path: Path, seconds: float = 60.0) -> None:
+    """Wait until a file is there that another process has written: a network's file system shows it a little late.
+
+    Args:
+        path: the file.
+        seconds: to wait at most; what reads the file says that it is missing.
+    """
+    until = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < until:
+        time.sleep(0.2)

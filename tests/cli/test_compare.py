@@ -25,7 +25,7 @@ def place(trained_retinanet, shapes_folder, tmp_path_factory):
 
 
 def run(place, output, *options):
-    asked = ("--explainers", "gradient", "odam", "--steps", "2", "--processes", "1")
+    asked = ("--explainers", "gradient", "odam", "--steps", "2", "--devices", "1")
     return main(
         [
             "compare",
@@ -64,7 +64,7 @@ def test_it_writes_tables_page_and_every_object(finished):
 
 
 def test_the_same_call_tells_the_same_again_in_two_processes(place, finished, tmp_path):
-    assert run(place, tmp_path / "again", "--processes", "2") == 0
+    assert run(place, tmp_path / "again", "--devices", "2") == 0
     assert told(tmp_path / "again") == told(finished)
 
 
@@ -102,7 +102,7 @@ def test_nothing_detected_is_said(place, tmp_path, capsys):
         (["--layer", "conv9"], 2, "'level', 'all' or one of"),
         (["--steps", "0"], 2, "`steps`"),
         (["--max-images", "0"], 2, "`max_images`"),
-        (["--processes", "0"], 2, "`processes`"),
+        (["--devices", "0"], 2, "`devices`"),
         (["--annotations", "missing.json"], 3, "missing.json"),
     ],
 )
