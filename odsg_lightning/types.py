@@ -180,11 +180,14 @@ class LocalGradient(NamedTuple):
         values: ``[5, 3, h, w]`` d (x_min, y_min, x_max, y_max, score) / d image, RGB.
         top: image row of the first row of ``values``.
         left: image column of the first column of ``values``.
+        dropped: of trimmed windows an estimate of the share of a number's gradient that they left out, the largest of
+            the five: the shares that the blocks of the network dropped, added up. 0 of exact gradients.
     """
 
     values: Tensor
     top: int = 0
     left: int = 0
+    dropped: float = 0.0
 
 
 class LocalMaps(NamedTuple):
@@ -194,11 +197,13 @@ class LocalMaps(NamedTuple):
         values: ``[5, h, w]``, not negative.
         top: image row of the first row of ``values``.
         left: image column of the first column of ``values``.
+        dropped: see :class:`LocalGradient`.
     """
 
     values: Tensor
     top: int = 0
     left: int = 0
+    dropped: float = 0.0
 
 
 class Feature(NamedTuple):
@@ -241,9 +246,11 @@ class ObjectSaliency(_ComparedByValue):
         matched_samples: in how many noise samples the object was detected again.
         n_samples: number of noise samples made for this object; ``matched_samples / n_samples`` is its match rate.
         parameters: which of the five maps the explainer gives at all; the others are NaN throughout.
+        dropped: the largest :attr:`LocalGradient.dropped` of its samples; 0 of exact maps.
     """
 
     maps: Tensor
     matched_samples: int
     n_samples: int
     parameters: tuple[str, ...] = PARAMETERS
+    dropped: float = 0.0

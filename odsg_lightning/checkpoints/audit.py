@@ -95,7 +95,7 @@ def audit_checkpoint(
         EngineNotice(config).log_once(detector)
         audited_with = fingerprint(chosen.sha256, config, chosen.masks) | detector_fingerprint(detector)
         head = AuditRecord(audited_with, provenance(checkpoint), ())
-        settings = circumstances(detector, loaded, place, config.engine, config.precision)
+        settings = circumstances(detector, loaded, place, config.engine, config.precision, config.trim)
         make_folder(output.parent)
         partial = PartialAudit(output, head, settings, with_maps=with_maps)
         partial.open(throw_away=why_afresh(restart))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from odsg_lightning.types import LocalGradient, LocalMaps
 
 
 def linearize(
-    detector: Detector, image: Tensor, engine: Engine = "auto", precision: Precision = "full"
+    detector: Detector, image: Tensor, engine: Engine = "auto", precision: Precision = "full", trim: float = 0.0
 ) -> Linearization:
     """Run a detector on one image and keep what the gradients need.
 
@@ -38,20 +39,27 @@ def linearize(
             ``"windowed"`` or ``"cut"`` for one by name.
         precision: ``"bf16"`` lets an engine of the detector's own that can do so compute its linear backward pass in
             bfloat16: approximate. Plain autograd is always of full precision.
+        trim: lets such an engine, at every block of the network, leave out the rim of what a gradient has reached that
+            holds less than this share of it: approximate. ``LocalGradient.dropped`` says how much that was. Plain
+            autograd leaves nothing out.
 
     Raises:
-        UserInputError: an unknown engine or precision, or one that the detector does not have.
+        UserInputError: an unknown engine or precision, or one that the detector does not have; a share out of range.
     """
-    check_engine(engine, precision)
+    check_engine(engine, precision, trim)
     with torch.inference_mode(False), torch.enable_grad():
         if isinstance(detector, LinearizingDetector) and engine not in ANY_DETECTOR:
-            return detector.linearize(image.detach().clone(), engine=engine, precision=precision)
+            return detector.linearize(image.detach().clone(), **_asked(engine, precision, trim))
         check_has_engine(detector, engine)
         return AutogradLinearization(detector, image, batched=engine == "batched")
 
 
 def linearize_each(
-    detector: Detector, images: Iterable[Tensor], engine: Engine = "auto", precision: Precision = "full"
+    detector: Detector,
+    images: Iterable[Tensor],
+    engine: Engine = "auto",
+    precision: Precision = "full",
+    trim: float = 0.0,
 ) -> Iterator[Linearization]:
     """Yield what :func:`linearize` returns for each of several images of one size, in order.
 
@@ -59,10 +67,10 @@ def linearize_each(
     image when its turn has come.
     """
     if not isinstance(detector, BatchingDetector) or engine in ANY_DETECTOR:
-        return (linearize(detector, image, engine, precision) for image in images)
-    check_engine(engine, precision)
+        return (linearize(detector, image, engine, precision, trim) for image in images)
+    check_engine(engine, precision, trim)
     copies = (image.detach().clone() for image in images)
-    linearizations = detector.linearize_each(copies, engine=engine, precision=precision)
+    linearizations = detector.linearize_each(copies, **_asked(engine, precision, trim))
 
     def following() -> Linearization | None:
         with torch.inference_mode(False), torch.enable_grad():  # in this call alone, not between two of them
@@ -72,11 +80,15 @@ def linearize_each(
 
 
 def gradient_looks(
-    detector: Detector, images: Iterable[Tensor], engine: Engine = "auto", precision: Precision = "full"
+    detector: Detector,
+    images: Iterable[Tensor],
+    engine: Engine = "auto",
+    precision: Precision = "full",
+    trim: float = 0.0,
 ) -> Iterator["GradientLook"]:
     """Yield the plain gradient of each of several images of one size; see :func:`linearize_each`."""
     # Not a generator of its own: it would keep one graph while the next is built.
-    return map(GradientLook, linearize_each(detector, images, engine, precision))
+    return map(GradientLook, linearize_each(detector, images, engine, precision, trim))
 
 
 class GradientLook:
@@ -93,10 +105,12 @@ class GradientLook:
     def maps(self, indices: Iterable[int]) -> Iterator[LocalMaps]:
         """See :class:`odsg_lightning.saliency.protocol.Look`."""
         for gradient in self._linearization.gradients(indices):
-            yield LocalMaps(gradient.values.abs().amax(dim=1), gradient.top, gradient.left)
+            yield LocalMaps(gradient.values.abs().amax(dim=1), *gradient[1:])
 
 
-def engine_choice(detector: Detector, engine: Engine = "auto", precision: Precision = "full") -> EngineChoice:
+def engine_choice(
+    detector: Detector, engine: Engine = "auto", precision: Precision = "full", trim: float = 0.0
+) -> EngineChoice:
     """Return which engine :func:`linearize` will use for this detector, and why."""
     name = type(detector).__name__
     if engine == "batched":
@@ -106,8 +120,14 @@ def engine_choice(detector: Detector, engine: Engine = "auto", precision: Precis
     if engine == "autograd":
         return EngineChoice("autograd", "full", "plain autograd, as asked for")
     if isinstance(detector, EngineChoosingDetector):
-        return detector.choose_engine(engine, precision)
-    return EngineChoice(engine, precision, f"gradients of {name}'s own")
+        return detector.choose_engine(**_asked(engine, precision, trim))
+    return EngineChoice(engine, precision, f"gradients of {name}'s own", trim)
+
+
+def _asked(engine: Engine, precision: Precision, trim: float) -> dict[str, Any]:
+    """Return what a detector is asked for by name; one that has never heard of trimming serves exact gradients."""
+    asked: dict[str, Any] = {"engine": engine, "precision": precision}
+    return asked | {"trim": trim} if trim else asked
 
 
 def check_has_engine(detector: Detector, engine: Engine) -> None:

@@ -96,7 +96,7 @@ def smoothgrad(
     if not indices:
         return []
     sums = [torch.zeros(len(PARAMETERS), *image.shape[1:], dtype=image.dtype, device=image.device) for _ in indices]
-    matched, used = [0] * len(indices), [0] * len(indices)
+    matched, used, dropped = [0] * len(indices), [0] * len(indices), [0.0] * len(indices)
     unfinished = set(range(len(indices)))
     noisy = noisy_images(image, n_samples, sigma, generator)
     looks = look(detector, noisy)
@@ -110,6 +110,7 @@ def smoothgrad(
                 used[row] += 1
             for row, of_object in zip(present, maps, strict=True):
                 matched[row] += 1
+                dropped[row] = max(dropped[row], of_object.dropped)
                 before = None if tolerance is None or matched[row] < FEWEST_MATCHED else sums[row].clone()
                 _add(of_object, sums[row])
                 if tolerance is not None and before is not None and has_settled(before, sums[row], tolerance):
@@ -119,8 +120,8 @@ def smoothgrad(
     for _ in noisy:  # what is drawn later does not depend on who has finished
         pass
     return [
-        ObjectSaliency(_defined_or_nan(total / count if count else total), count, samples)
-        for total, count, samples in zip(sums, matched, used, strict=True)
+        ObjectSaliency(_defined_or_nan(total / count if count else total), count, samples, dropped=lost)
+        for total, count, samples, lost in zip(sums, matched, used, dropped, strict=True)
     ]
 
 

@@ -52,4 +52,5 @@ class InputNormalization:
             return LocalGradient(self._image.new_zeros(window.values.shape[0], 3, 1, 1))
         values = window.values[:, :, : bottom - window.top, : right - window.left] / self._std
         values = values.flip(1) if self._flipped else values
-        return LocalGradient(values.to(self._image), window.top, window.left)
+        dropped = 0.0 if window.dropped is None else float(window.dropped.max())
+        return LocalGradient(values.to(self._image), window.top, window.left, dropped)

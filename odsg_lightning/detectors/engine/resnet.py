@@ -17,6 +17,7 @@ from odsg_lightning.detectors.detectron2_names import BasicBlock, BottleneckBloc
 from odsg_lightning.detectors.engine.conv import LinearConv, transpose_3x3, transpose_3x3_stride_2
 from odsg_lightning.detectors.engine.stem import TransposedStem
 from odsg_lightning.detectors.engine.strided_window import Box, Scratch, StridedWindow, clipped, summed
+from odsg_lightning.detectors.engine.trimming import Trimmer
 from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 
 _WASTE = 1.1
@@ -62,17 +63,19 @@ class TransposedResNet:
         of_one._stages = {name: [block.of_image(index) for block in stage] for name, stage in self._stages.items()}
         return of_one
 
-    def vjp(self, cotangents: Mapping[str, list[StridedWindow]]) -> Window:
+    def vjp(self, cotangents: Mapping[str, list[StridedWindow]], trim: Trimmer) -> Window:
         """Carry cotangents of the stages' outputs (``"res4"``), each a sum of parts, back to the input."""
         parts: list[StridedWindow] = []
         for name, blocks in reversed(self._stages.items()):
             parts = parts + cotangents.get(name, [])
             if parts:
-                parts = [_through_stage(blocks, parts, self._scratch)]
+                parts = [_through_stage(blocks, parts, self._scratch, trim)]
         return self._stem.transposed(parts, self._scratch)
 
 
-def _through_stage(blocks: "list[_Block]", parts: list[StridedWindow], scratch: Scratch) -> StridedWindow:
+def _through_stage(
+    blocks: "list[_Block]", parts: list[StridedWindow], scratch: Scratch, trim: Trimmer
+) -> StridedWindow:
     """Carry the cotangents of a stage's output, given as a sum of parts, back to its input."""
     reached = Box.around([part.box for part in parts])
     for index in reversed(range(len(blocks))):
@@ -84,8 +87,9 @@ def _through_stage(blocks: "list[_Block]", parts: list[StridedWindow], scratch: 
         else:
             room = _room(reached, [earlier.margin for earlier in blocks[index::-1]], block.size)
             total = StridedWindow(summed(parts, room, scratch), room.top, room.left)
-        parts = [block.transposed(total, parts)]
-        reached = needed
+        whole = block.transposed(total, parts)
+        parts = [trim(whole)]
+        reached = needed if parts[0] is whole else parts[0].box
     return parts[0]
 
 

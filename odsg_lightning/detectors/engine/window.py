@@ -17,11 +17,13 @@ class Window:
         values: ``[N, C, h, w]``, one cotangent after the other.
         top: first row of the rectangle in the feature map, in cells.
         left: first column.
+        dropped: ``[N]`` see :class:`odsg_lightning.detectors.engine.trimming.Trimmer`; None of exact ones.
     """
 
     values: Tensor
     top: int = 0
     left: int = 0
+    dropped: Tensor | None = None
 
     @property
     def bottom(self) -> int:
