@@ -180,8 +180,8 @@ class LocalGradient(NamedTuple):
         values: ``[5, 3, h, w]`` d (x_min, y_min, x_max, y_max, score) / d image, RGB.
         top: image row of the first row of ``values``.
         left: image column of the first column of ``values``.
-        dropped: of trimmed windows an estimate of the share of a number's gradient that they left out, the largest of
-            the five: the shares that the blocks of the network dropped, added up. 0 of exact gradients.
+        dropped: of trimmed windows an estimate, on the high side, of the share of a gradient's sum of magnitudes that
+            they left out, the largest of the five; 0 of exact gradients.
     """
 
     values: Tensor

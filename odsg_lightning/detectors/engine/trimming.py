@@ -9,6 +9,10 @@ from torch import Tensor
 
 from odsg_lightning.detectors.engine.strided_window import StridedWindow
 
+_RIM = 2.0
+"""How much more of what is dropped would have reached the image than of the rest, at most: where a cotangent is thin,
+less of it meets and cancels further down. Through random networks it was up to 1.7, through trained ones below 1."""
+
 
 def trimmed(window: StridedWindow, share: float) -> tuple[StridedWindow, Tensor]:
     """Drop the rim of a window that holds less than a share of every cotangent's mass.
@@ -52,7 +56,8 @@ class Trimmer:
         share: see :func:`trimmed`; at 0 windows stay as they are, and the product is exact.
 
     Attributes:
-        dropped: ``[N]`` the shares of its mass that each cotangent lost so far, added up; None before any was trimmed.
+        dropped: ``[N]`` an estimate, on the high side, of the share that is missing in the sum of each gradient's
+            magnitudes: twice the shares that were dropped, added up. No bound. None before any window was trimmed.
     """
 
     def __init__(self, share: float) -> None:
@@ -65,5 +70,5 @@ class Trimmer:
         if not self._share:
             return window
         window, lost = trimmed(window, self._share)
-        self.dropped = lost if self.dropped is None else self.dropped + lost
+        self.dropped = _RIM * lost if self.dropped is None else self.dropped + _RIM * lost
         return window
