@@ -48,7 +48,7 @@ def trim_checks(
         The check of each of the objects that is one of these; none where nothing is trimmed, since that was not asked
         for or another engine runs.
     """
-    if not config.trim or not engine_choice(detector, config.engine, config.precision, config.trim).trim:
+    if not trims(config) or not engine_choice(detector, config.engine, config.precision, config.trim).trim:
         return {}
     chosen = {key[1] for key in sorted(objects)[::EVERY] if key[0] == sample.image_id}
     checks = {}
@@ -67,6 +67,11 @@ def trim_checks(
                     f"{MOST_IOF} is."
                 )
     return checks
+
+
+def trims(config: AuditConfig) -> bool:
+    """Whether trimmed maps are asked for: of an explainer by gradients."""
+    return bool(config.measured.get("trim"))
 
 
 def warn_of_dropped(maps: Iterable[ObjectSaliency], config: AuditConfig) -> None:

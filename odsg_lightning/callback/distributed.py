@@ -18,7 +18,7 @@ from odsg_lightning.audit.loop import audit
 from odsg_lightning.audit.measure import TrimCheck, object_maps, object_row
 from odsg_lightning.audit.pairing import PairingCounts, why_few_are_paired
 from odsg_lightning.audit.strips import audited_strip, drawn_objects, strip_tag
-from odsg_lightning.audit.trim_check import trim_scalars
+from odsg_lightning.audit.trim_check import trim_scalars, trims
 from odsg_lightning.callback.failure import run_on_all_ranks
 from odsg_lightning.callback.packages import class_for
 from odsg_lightning.callback.progress import audit_progress
@@ -69,7 +69,7 @@ def audit_scalars(result: AuditResult, metric: IntersectionOverForeground, confi
     means = evidence_means(result.rows) | audit_counts(result.rows)
     if not config.occlusion:
         means = {name: value for name, value in means.items() if not name.startswith("occlusion/")}
-    trimming = result.trimming if config.trim else {}
+    trimming = result.trimming if trims(config) else {}
     return iof | {name: math.nan if value is None else value for name, value in means.items()} | dict(trimming)
 
 

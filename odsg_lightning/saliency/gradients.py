@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +48,7 @@ def linearize(
     check_engine(engine, precision, trim)
     with torch.inference_mode(False), torch.enable_grad():
         if isinstance(detector, LinearizingDetector) and engine not in ANY_DETECTOR:
-            return detector.linearize(image.detach().clone(), **_asked(engine, precision, trim))
+            return detector.linearize(image.detach().clone(), engine=engine, precision=precision, **_if_any(trim))
         check_has_engine(detector, engine)
         return AutogradLinearization(detector, image, batched=engine == "batched")
 
@@ -70,7 +69,7 @@ def linearize_each(
         return (linearize(detector, image, engine, precision, trim) for image in images)
     check_engine(engine, precision, trim)
     copies = (image.detach().clone() for image in images)
-    linearizations = detector.linearize_each(copies, **_asked(engine, precision, trim))
+    linearizations = detector.linearize_each(copies, engine=engine, precision=precision, **_if_any(trim))
 
     def following() -> Linearization | None:
         with torch.inference_mode(False), torch.enable_grad():  # in this call alone, not between two of them
@@ -105,7 +104,7 @@ class GradientLook:
     def maps(self, indices: Iterable[int]) -> Iterator[LocalMaps]:
         """See :class:`odsg_lightning.saliency.protocol.Look`."""
         for gradient in self._linearization.gradients(indices):
-            yield LocalMaps(gradient.values.abs().amax(dim=1), *gradient[1:])
+            yield LocalMaps(gradient.values.abs().amax(dim=1), gradient.top, gradient.left, gradient.dropped)
 
 
 def engine_choice(
@@ -120,14 +119,13 @@ def engine_choice(
     if engine == "autograd":
         return EngineChoice("autograd", "full", "plain autograd, as asked for")
     if isinstance(detector, EngineChoosingDetector):
-        return detector.choose_engine(**_asked(engine, precision, trim))
+        return detector.choose_engine(engine, precision, **_if_any(trim))
     return EngineChoice(engine, precision, f"gradients of {name}'s own", trim)
 
 
-def _asked(engine: Engine, precision: Precision, trim: float) -> dict[str, Any]:
-    """Return what a detector is asked for by name; one that has never heard of trimming serves exact gradients."""
-    asked: dict[str, Any] = {"engine": engine, "precision": precision}
-    return asked | {"trim": trim} if trim else asked
+def _if_any(trim: float) -> dict[str, float]:
+    """Return the argument for a detector's own methods; one that has never heard of it serves exact gradients."""
+    return {"trim": trim} if trim else {}
 
 
 def check_has_engine(detector: Detector, engine: Engine) -> None:

@@ -10,7 +10,7 @@ from helpers.known_detectors import LinearDetector, box_sample
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.loop import audit
 from odsg_lightning.audit.measure import TrimCheck
-from odsg_lightning.audit.trim_check import trim_scalars
+from odsg_lightning.audit.trim_check import trim_scalars, trims
 from odsg_lightning.saliency.gradients import AutogradLinearization
 from odsg_lightning.saliency.protocol import EngineChoice
 
@@ -87,6 +87,13 @@ def test_much_that_the_engine_says_it_dropped_is_warned_of():
         "Audit with a smaller trim, or with trim=0."
     ]
     assert audited(TrimmingDetector(lost=0.0, dropped=0.09))[1] == []
+
+
+def test_settings_of_gradients_are_not_for_other_explainers():
+    assert trims(AuditConfig(trim=0.01))
+    assert trims(AuditConfig(trim=0.01, explainer="gradient"))
+    assert not trims(AuditConfig())
+    assert not trims(AuditConfig(trim=0.01, explainer="odam"))
 
 
 @pytest.mark.parametrize(("serves", "trim"), [("cut", 0.01), ("windowed", 0.0)])
