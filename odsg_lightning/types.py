@@ -181,11 +181,14 @@ class LocalGradient(NamedTuple):
             w]``.
         top: image row of the first row of ``values``.
         left: image column of the first column of ``values``.
+        dropped: of trimmed windows an estimate, on the high side, of the share of a gradient's sum of magnitudes that
+            they left out, the largest of the five; 0 of exact gradients.
     """
 
     values: Tensor
     top: int = 0
     left: int = 0
+    dropped: float = 0.0
 
 
 class LocalMaps(NamedTuple):
@@ -195,11 +198,13 @@ class LocalMaps(NamedTuple):
         values: ``[5, h, w]``, not negative; of several images ``[n, 5, h, w]``.
         top: image row of the first row of ``values``.
         left: image column of the first column of ``values``.
+        dropped: see :class:`LocalGradient`.
     """
 
     values: Tensor
     top: int = 0
     left: int = 0
+    dropped: float = 0.0
 
 
 class Feature(NamedTuple):
@@ -243,6 +248,7 @@ class ObjectSaliency(_ComparedByValue):
         n_samples: number of noise samples made for this object.
         parameters: which of the five maps the explainer gives at all; the others are NaN throughout.
         stopped: whether they ended with the match after which its maps had settled: ``tolerance`` of SmoothGrad.
+        dropped: the largest :attr:`LocalGradient.dropped` of its samples; 0 of exact maps.
     """
 
     maps: Tensor
@@ -250,3 +256,4 @@ class ObjectSaliency(_ComparedByValue):
     n_samples: int
     parameters: tuple[str, ...] = PARAMETERS
     stopped: bool = False
+    dropped: float = 0.0

@@ -478,8 +478,8 @@ def test_every_training_configuration_is_accepted(name, capsys):
     assert printed["model"]["weights"] is None
 
 
-def test_engine_precision_and_tolerance_can_be_given_in_the_file(shapes, tmp_path, capsys):
-    given = {"engine": "cut", "precision": "bf16", "tolerance": 0.01}
+def test_engine_precision_trim_and_tolerance_can_be_given_in_the_file(shapes, tmp_path, capsys):
+    given = {"engine": "cut", "precision": "bf16", "trim": 0.001, "tolerance": 0.01}
     callback = {"class_path": "odsg_lightning.ODSmoothGradCallback", "init_args": given}
     values = settings(shapes, tmp_path)
     values["trainer"]["callbacks"] = [callback]

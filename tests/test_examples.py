@@ -87,6 +87,11 @@ def _hidden(printed: str, folder: Path) -> None:
     assert "%" in printed
 
 
+def _trimmed(printed: str, folder: Path) -> None:
+    assert re.search(r"clean-0 +│ 0.01 │", printed)
+    assert "trim=0.01: 6 of 6 comparisons have the verdicts of exact audits" in printed
+
+
 def _opened(printed: str, folder: Path) -> None:
     assert "MiB" in printed
     assert (folder / "page.html").stat().st_size > 1000
@@ -146,6 +151,9 @@ RUNS = {
         runs="benchmarks/peak_memory.py",
     ),
     "benchmarks/scaling.py": Run("--images=1 --objects=1 --samples 1 2 --devices=1 --size=64 --rounds=1", _grown),
+    "benchmarks/trimmed.py": Run(
+        "--train-images=1 --val-images=1 --images=1 --steps=1 --n-samples=1 --trim=0.01", _trimmed
+    ),
     "benchmarks/training_overhead.py": Run(
         f"{FEW} {SMALL} --steps=1 --audits=1 --size=128x160 --batch-size=1 --timed-steps=1 --timed-samples=1",
         _share_of_training,

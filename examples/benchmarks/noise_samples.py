@@ -44,7 +44,7 @@ from odsg_lightning.saliency.masks import above_share, smoothed
 from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.noise import PIXEL_RANGE, image_generator
 from odsg_lightning.saliency.protocol import Detector
-from odsg_lightning.types import AuditSample, Detections, Detections, LocalGradient, LocalMaps
+from odsg_lightning.types import AuditSample, Detections, LocalGradient, LocalMaps
 
 MEASURES = ("1 - correlation", "1 - mask IoU", "iof/near", "enrichment/edge", "position")
 """Of the last three: the absolute difference from the reference map's value."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from variants import N_MASKS
+from variants import N_MASKS, TRIM
 
 _CONSOLE = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
 _PROGRESS = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -26,8 +26,10 @@ LABELS = {
     "windowed": "windowed",
     "windowed-logits": "windowed, of logits",
     "windowed-bf16": "windowed, bf16",
+    "windowed-trimmed": "windowed, trimmed",
+    "windowed-trimmed-bf16": "windowed, trimmed, bf16",
     "windowed-16": "windowed, 16 samples",
-    "windowed-bf16-16": "the same, bf16",
+    "windowed-trimmed-bf16-16": "the same, trimmed, bf16",
 }
 
 
@@ -125,7 +127,7 @@ GFLOP: convolutions and matrix products per object (a multiplication and an addi
   large convolution, measured between the variants.
 diff.: of the worst gradient to plain autograd's: the largest relative to its largest value, and root mean square
   relative to its own. In float32 an exact engine still rounds in another way, and single ReLUs near zero flip: the
-  tests compare in float64. bf16 is approximate.
+  tests compare in float64. bf16 and trimmed windows (trim={TRIM:g}) are approximate.
 The plain variants are SCALED: some outputs were measured (backward, stacked and captum: two), and the others taken
   to cost the same. "Outputs stacked": boxes and scores in one tensor, so that zeros go back through the other subnet.
 D-RISE is EXTRAPOLATED from 2 of its {N_MASKS} masked forward passes, which all objects of a picture share. It gives one

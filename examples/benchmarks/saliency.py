@@ -89,7 +89,8 @@ def _measure(planted: Planted, options: argparse.Namespace) -> dict[str, Any]:
             note(f"  {name}: skipped, {reason}")
             variants[name] = {"skipped": reason}
     for name, values in gradients.items():
-        if name in ("cut", "windowed", "windowed-bf16", "windowed-16", "windowed-bf16-16") and "autograd" in gradients:
+        engine = name.startswith(("cut", "windowed")) and not name.endswith("logits")
+        if engine and "autograd" in gradients:
             variants[name] |= _differences(values, gradients["autograd"])
     gradients.clear()
     running = [name for name, variant in variants.items() if "skipped" not in variant]
@@ -168,7 +169,8 @@ def _estimate(settings: Sequence[Setting], options: argparse.Namespace) -> float
         height, width = map(int, image_size.split("x"))
         one = 7e-6 * height * width * (1.4 if "101" in name else 1) + 0.5
         engines = {"cut": 3.0 * count + 0.5, "windowed": 1.0 * count + 0.5, "windowed-bf16": 0.8 * count + 0.5}
-        engines |= {f"{name}-16": 16 * engines[name] for name in ("windowed", "windowed-bf16")}
+        engines |= {"windowed-trimmed": 0.7 * count + 0.5, "windowed-trimmed-bf16": 0.5 * count + 0.5}
+        engines |= {f"{name}-16": 16 * engines[name] for name in ("windowed", "windowed-trimmed-bf16")}
         once = sum((passes | engines)[variant.removesuffix("-logits")] for variant in options.variants)
         seconds += one * (10 + once * (1 + options.rounds + (0.7 if options.memory else 0)))
     return seconds
@@ -197,8 +199,8 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of weights, picture and noise")
     parser.add_argument("--output", type=Path, help="JSON file of all raw numbers")
     options = parser.parse_args(args)
-    quick = ["autograd", "cut", "windowed", "windowed-logits", "windowed-bf16"] if options.quick else list(VARIANTS)
-    options.variants = options.variants or quick
+    quick = [name for name in VARIANTS if name in ("autograd", "cut") or name.startswith("windowed")]
+    options.variants = options.variants or (quick if options.quick else list(VARIANTS))
     options.rounds = options.rounds or (2 if options.quick else 3)
     options.reference_outputs = options.reference_outputs or (2 if options.quick else len(PARAMETERS))
     return options

@@ -136,13 +136,19 @@ def drise(case: Case, read: Read, masks: int = 2) -> Measured:
     return Cost((read() - start) / masks * N_MASKS / case.count, 0.0, 0.0), []
 
 
-def engine(name: str, precision: str = "full", *, logits: bool = False) -> Callable[[Case, Read], Measured]:
+TRIM = 0.001
+"""Share that the trimmed variants leave out at every block."""
+
+
+def engine(
+    name: str, precision: str = "full", *, logits: bool = False, trim: float = 0.0
+) -> Callable[[Case, Read], Measured]:
     """Return the variant of an engine of this package, of what is returned or of the logits and boxes behind it."""
 
     def measure(case: Case, read: Read) -> Measured:
         detector = case.candidates if logits else case.detector
         start = read()
-        linearization = linearize(detector, case.image, engine=name, precision=precision)
+        linearization = linearize(detector, case.image, engine=name, precision=precision, trim=trim)
         forward = read() - start
         found, gradients = list(range(case.count)) if logits else case.find(linearization.detections), []
         with _backbone_reader(read) as backbone:
@@ -157,14 +163,14 @@ def engine(name: str, precision: str = "full", *, logits: bool = False) -> Calla
     return measure
 
 
-def together(precision: str = "full", samples: int = 16) -> Callable[[Case, Read], Measured]:
+def together(precision: str = "full", trim: float = 0.0, samples: int = 16) -> Callable[[Case, Read], Measured]:
     """Return the variant of the windowed engine at several noise samples, for each of them and each object."""
 
     def measure(case: Case, read: Read) -> Measured:
         images, forward, spent, taken, gradients = case.samples(samples), 0.0, 0.0, 0, []
         with _backbone_reader(read) as backbone:
             start = read()
-            for batch in linearize_together(case.detector, images, "windowed", precision):
+            for batch in linearize_together(case.detector, images, "windowed", precision, trim):
                 forward += read() - start
                 start = read()
                 tracks = case.track(batch.detections)
@@ -200,8 +206,10 @@ VARIANTS: Mapping[str, Callable[[Case, Read], Measured]] = {
     "windowed": engine("windowed"),
     "windowed-logits": engine("windowed", logits=True),
     "windowed-bf16": engine("windowed", "bf16"),
+    "windowed-trimmed": engine("windowed", trim=TRIM),
+    "windowed-trimmed-bf16": engine("windowed", "bf16", trim=TRIM),
     "windowed-16": together(),
-    "windowed-bf16-16": together("bf16"),
+    "windowed-trimmed-bf16-16": together("bf16", TRIM),
 }
 
 
@@ -210,9 +218,10 @@ def why_not(case: Case, variant: str) -> str:
     name, _, kind = variant.partition("-")
     if name not in ("cut", "windowed"):
         return ""
-    asked = (name, "bf16" if kind.startswith("bf16") else "full")
+    asked = (name, "bf16" if "bf16" in kind else "full", TRIM if "trimmed" in kind else 0.0)
     choice = (case.candidates if kind == "logits" else case.detector).choose_engine(*asked)
-    return "" if (choice.name, choice.precision) == asked else f"{choice.name} ({choice.precision}): {choice.reason}"
+    same = (choice.name, choice.precision, choice.trim) == asked
+    return "" if same else f"{choice.name} ({choice.precision}, trim={choice.trim:g}): {choice.reason}"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ Target = Literal["output", "logit", "ground_truth"]
 OF_GRADIENTS = ("smoothgrad", "gradient")
 """The explainers whose settings are arguments of an audit."""
 
-_OF_GRADIENTS_ALONE = {"n_samples", "sigma", "tolerance", "noise", "precision"}
+_OF_GRADIENTS_ALONE = {"n_samples", "sigma", "tolerance", "noise", "precision", "trim"}
 
 OCCLUSION = "blur + grey, inpaint"
 """What hidden pixels are replaced by, for sufficiency and for necessity, as a fingerprint says it."""
@@ -27,7 +27,8 @@ class AuditConfig:
         explainer: how maps are made: ``"smoothgrad"``; ``"gradient"``, the plain gradient, one sample without noise; or
             another of :data:`odsg_lightning.names.EXPLAINERS` that gives maps of all five numbers.
         explainer_settings: of such another one, by name: :func:`odsg_lightning.explainers.by_name.settings_of`; None
-            for its own defaults. ``n_samples``, ``sigma``, ``tolerance``, ``noise`` and ``precision`` are not for it.
+            for its own defaults. ``n_samples``, ``sigma``, ``tolerance``, ``noise``, ``precision`` and ``trim`` are not
+            for it.
         target: what is explained: ``"output"``, what was returned; ``"logit"``, the class logit and the unclipped box
             of the anchor or region that a detection came from; ``"ground_truth"``, these of the anchor or region that
             fits an object best, whether it is detected or not.
@@ -53,6 +54,8 @@ class AuditConfig:
             ``tolerance``.
         engine: how the gradients are computed: :func:`odsg_lightning.saliency.gradients.linearize`.
         precision: of the linear backward pass: see there.
+        trim: share that the blocks of a network may leave out, likewise; some objects are then explained exactly, too:
+            :mod:`odsg_lightning.audit.trim_check`.
     """
 
     explainer: str = "smoothgrad"
@@ -76,6 +79,7 @@ class AuditConfig:
     noise: Noise = "independent"
     engine: Engine = "auto"
     precision: Precision = "full"
+    trim: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -111,14 +115,15 @@ class AuditConfig:
                 raise UserInputError(f"Expected argument `{name}` to be a finite number, 0 or more, but got {size!r}.")
         check_tolerance(self.tolerance)
         check_noise(self.noise, self.tolerance)
-        check_engine(self.engine, self.precision)
+        check_engine(self.engine, self.precision, self.trim)
 
     @property
     def measured(self) -> dict[str, Any]:
         """The settings that the numbers depend on, by name.
 
-        Every engine computes the same maps, so ``engine`` is not among them. ``tolerance``, ``noise`` and ``precision``
-        are only where they change something: audits from before they existed have the same settings as without them.
+        Every engine computes the same maps, so ``engine`` is not among them. ``tolerance``, ``noise``, ``precision``
+        and ``trim`` are only where they change something: audits from before they existed have the same settings as
+        those without.
         """
         left_out = {"engine", "explainer_settings"}
         if self.explainer not in OF_GRADIENTS:
@@ -129,7 +134,7 @@ class AuditConfig:
             settings["occlusion"] = OCCLUSION
         else:
             del settings["sufficiency_margin"], settings["necessity_margin"]
-        for name in ("tolerance", "noise", "precision"):
+        for name in ("tolerance", "noise", "precision", "trim"):
             if settings.get(name) == getattr(AuditConfig, name):
                 settings.pop(name, None)
         return settings

@@ -14,7 +14,7 @@ class EngineNotice:
     """Logs which engine runs, and again only if that changes (a layer was replaced, say).
 
     Args:
-        config: with the engine and the precision that were asked for.
+        config: with the engine, the precision and the trimming that were asked for.
     """
 
     def __init__(self, config: AuditConfig) -> None:
@@ -32,7 +32,7 @@ class EngineNotice:
             MisconfigurationException: an engine was asked for by name, and the detector has plain autograd only; or a
                 target was, and it returns detections alone.
         """
-        engine, precision = self._config.engine, self._config.precision
+        engine, precision, trim = self._config.engine, self._config.precision, self._config.trim
         try:
             check_has_engine(detector, engine)
             if self._config.target != "output":
@@ -40,17 +40,23 @@ class EngineNotice:
         except UserInputError as error:
             raise MisconfigurationException(str(error)) from error
         try:
-            choice = engine_choice(detector, engine, precision)
-            as_asked = engine in ("auto", choice.name) and choice.precision == precision
+            choice = engine_choice(detector, engine, precision, trim)
+            as_asked = engine in ("auto", choice.name) and (choice.precision, choice.trim) == (precision, trim)
         except Exception as error:
-            choice = EngineChoice(engine, precision, f"asking which one runs raised {type(error).__name__}: {error}")
+            reason = f"asking which one runs raised {type(error).__name__}: {error}"
+            choice = EngineChoice(engine, precision, reason, trim)
             as_asked = False
         if choice == self._logged:
             return
         self._logged = choice
-        approximate = " (approximate)" if choice.precision == "bf16" else ""
-        text = f"ODSmoothGrad audits with engine={choice.name!r}, precision={choice.precision!r}{approximate}"
+        approximate = " (approximate)" if choice.approximate else ""
+        runs = _settings(choice.name, choice.precision, choice.trim)
+        text = f"ODSmoothGrad audits with {runs}{approximate}"
         if as_asked:
             rank_zero_info(f"{text}: {choice.reason}")
         else:
-            rank_zero_warn(f"{text}, where engine={engine!r}, precision={precision!r} was asked for: {choice.reason}")
+            rank_zero_warn(f"{text}, where {_settings(engine, precision, trim)} was asked for: {choice.reason}")
+
+
+def _settings(engine: str, precision: str, trim: float) -> str:
+    return f"engine={engine!r}, precision={precision!r}" + (f", trim={trim!r}" if trim else "")

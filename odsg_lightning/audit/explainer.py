@@ -18,7 +18,7 @@ def explainer_of(config: AuditConfig) -> Explainer:
     Raises:
         UserInputError: it does not give maps of all five numbers, or has no such setting.
     """
-    gradient = Gradient(config.engine, config.precision)
+    gradient = Gradient(config.engine, config.precision, config.trim)
     if config.explainer == "gradient":
         return gradient
     if config.explainer == "smoothgrad":

@@ -13,6 +13,7 @@ from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.explainer import explainer_of
 from odsg_lightning.audit.measure import AuditedObject, measured
 from odsg_lightning.audit.pairing import pair_detections, pairing_counts
+from odsg_lightning.audit.trim_check import trim_checks, warn_of_dropped
 from odsg_lightning.errors import BrokenInputError, OdsgError
 from odsg_lightning.occlusion.evidence import OcclusionEvidence, occlusion_evidence
 from odsg_lightning.records.maps_file import Key
@@ -82,6 +83,9 @@ def audit(
             maps = []
             for _ in range(explainer.samples):
                 on_sample()  # progress counts the samples that an image without detections saves, too
+        warn_of_dropped(maps, config)
+        rows = dict(zip(subject.objects, subject.rows, strict=True))
+        checks = trim_checks(subject.detector, image, sample, subject.numbers, rows, objects, config)
         evidence = _evidence(detector, image, reference[pairs[paired]], sample.masks[paired], config)
         explained = dict(zip(subject.objects, zip(subject.rows, maps, strict=True), strict=True))
         del maps  # each object's maps go when it has been measured
@@ -98,7 +102,7 @@ def audit(
                 told, match, hidden, iou = reference, int(pairs[index]), next(evidence), float(ious[index])
             box, score, mask = told.boxes[match], float(told.scores[match]), sample.masks[index]
             found = measured(box, score, iou, saliency, hidden, mask, config, undetected=undetected)
-            yield AuditedObject(sample, index, found, counts)
+            yield AuditedObject(sample, index, found, counts, checks.get(index))
 
 
 class _Subject(NamedTuple):

@@ -66,6 +66,19 @@ class ExplainedObject:
     undetected: bool = False
 
 
+@dataclass(frozen=True)
+class TrimCheck:
+    """How far an object's trimmed maps are from exact ones of the same noise samples.
+
+    Attributes:
+        correlation: lowest Pearson correlation of a trimmed map with the exact one; NaN if none is defined.
+        iof: largest difference of one of the values of :data:`odsg_lightning.names.IOF_NAMES`, likewise.
+    """
+
+    correlation: float
+    iof: float
+
+
 @dataclass(frozen=True, eq=False)
 class AuditedObject:
     """One ground-truth object after the audit.
@@ -75,12 +88,15 @@ class AuditedObject:
         index: its position among the image's objects.
         explained: None if there is nothing to explain: no detection was paired with it.
         counts: what the image's detections have to do with its objects.
+        trim_check: how far its maps are from exact ones; None where it was not asked:
+            :mod:`odsg_lightning.audit.trim_check`.
     """
 
     sample: AuditSample
     index: int
     explained: ExplainedObject | None = None
     counts: PairingCounts | None = None
+    trim_check: TrimCheck | None = None
 
     @property
     def missed(self) -> bool:

@@ -95,9 +95,9 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
         max_strips: number of pictures per audit, at most; 0 for none.
         tolerance: None, or when to stop before ``n_samples``: :func:`odsg_lightning.saliency.smoothgrad.smoothgrad`.
         noise: ``"centred"`` for noise samples that add up to zero, of which fewer do; not with a ``tolerance``.
-        engine: how gradients are computed: ``"auto"``, the fastest way that the detector allows, ``"windowed"``,
-            ``"cut"``, ``"batched"`` or ``"autograd"``: the same maps, but for rounding. The log says which one runs.
+        engine: how gradients are computed: :data:`odsg_lightning.saliency.options.Engine`; the log says which one runs.
         precision: ``"bf16"`` lets the windowed engine compute its backward pass in bfloat16: approximate.
+        trim: share, 0.001 say, that it may leave out at every block, likewise (``docs/speed.md``); 0: none.
         adapter: makes a detector of the LightningModule.
         drift: compare each audit's maps, reduced to 192 px, with those of the audit before and of the reference.
         reference: an audit record with maps, of the same set and settings; None for the first audit that finds enough.
@@ -147,6 +147,7 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
         noise: Noise = AuditConfig.noise,
         engine: Engine = AuditConfig.engine,
         precision: Precision = AuditConfig.precision,
+        trim: float = AuditConfig.trim,
         adapter: Callable[[LightningModule], Detector] = resolve_adapter,
         drift: bool = True,
         reference: str | Path | None = None,
@@ -161,7 +162,7 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
             explainer=explainer, explainer_settings=explainer_settings, target=target, n_samples=n_samples, sigma=sigma,
             match_iou=match_iou, pair_iou=pair_iou, score_threshold=score_threshold, blur_sigma=blur_sigma,
             threshold=threshold, near_threshold=near_threshold, near_margin=near_margin, occlusion=occlusion,
-            sufficiency_margin=sufficiency_margin, necessity_margin=necessity_margin, seed=seed,
+            sufficiency_margin=sufficiency_margin, necessity_margin=necessity_margin, seed=seed, trim=trim,
             max_objects_per_image=max_objects_per_image, tolerance=tolerance, noise=noise, engine=engine,
             precision=precision,
         )  # fmt: skip
@@ -184,8 +185,7 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
         self._records = RecordWriter(enabled=save_records)
         self._weights = ValidatedWeights()
         self._audit_set: list[AuditSample] = []
-        self._cadence = Cadence(every_n_validations, max_share)
-        self._logged = False
+        self._cadence, self._logged = Cadence(every_n_validations, max_share), False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the Trainer and take the audit set, so that mistakes show before training begins."""

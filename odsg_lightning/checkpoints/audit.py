@@ -150,7 +150,7 @@ class _Audit:
             EngineNotice(config).log_once(detector)
             audited_with = fingerprint(chosen.sha256, config, chosen.masks) | detector_fingerprint(detector)
             head = AuditRecord(audited_with, provenance(self.checkpoint), ())
-            settings = circumstances(detector, loaded, device, config.engine, config.precision)
+            settings = circumstances(detector, loaded, device, config.engine, config.precision, config.trim)
             partial = PartialAudit(self.output, head, settings, with_maps=self.with_maps)
             ids = {image.id: [i for i in image.annotation_ids if (image.id, i) in objects] for image in chosen.images}
 

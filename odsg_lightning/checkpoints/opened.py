@@ -88,14 +88,20 @@ def classes_of(loaded: Loaded, chosen: AuditSet, coco: CocoDataset, checkpoint: 
 
 
 def circumstances(
-    detector: Detector, loaded: Loaded, device: torch.device, engine: Engine = "auto", precision: Precision = "full"
+    detector: Detector,
+    loaded: Loaded,
+    device: torch.device,
+    engine: Engine = "auto",
+    precision: Precision = "full",
+    trim: float = 0.0,
 ) -> Mapping[str, Any]:
     """Return what the bits of a result depend on besides its settings and the weights."""
-    choice = engine_choice(detector, engine, precision)
+    choice = engine_choice(detector, engine, precision, trim)
     return {
         "detector": sha256_of_json(loaded.description),
         "engine": choice.name,
         "precision": choice.precision,
+        "trim": choice.trim,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
     }

@@ -30,6 +30,7 @@ _NUMBERS = {
     "necessity-margin": (float, "how far around an object's box pixels are hidden with it, in shares of its size"),
     "max-objects-per-image": (int, "audit only so many objects of an image, balanced over the classes"),
     "tolerance": (float, "stop adding samples for an object when its maps change less than this"),
+    "trim": (float, "leave out the rim of a gradient's reach that holds less than this share of it: approximate"),
 }
 """Settings of an audit, with their type and what they mean; AuditConfig has the defaults."""
 

@@ -82,8 +82,8 @@ class Detectron2Candidates(Detectron2Model):
         """Those of the whole detector: see :class:`odsg_lightning.saliency.protocol.ProposingDetector`."""
         return proposals_of(self, images)
 
-    def _engine(self, engine: Engine, precision: Precision) -> EngineParts:
-        parts = super()._engine(engine, precision)
+    def _engine(self, engine: Engine, precision: Precision, trim: float = 0.0) -> EngineParts:
+        parts = super()._engine(engine, precision, trim)
         if isinstance(parts.head, DenseHead):
             return parts._replace(head=ChosenAnchors(self.model, self.candidates.rows))
         return parts

@@ -64,7 +64,9 @@ class Detectron2Model:
         with torch.no_grad():
             return [_detections(instances) for instances in self._instances(images)]
 
-    def linearize(self, image: Tensor, *, engine: Engine = "auto", precision: Precision = "full") -> Linearization:
+    def linearize(
+        self, image: Tensor, *, engine: Engine = "auto", precision: Precision = "full", trim: float = 0.0
+    ) -> Linearization:
         """Run the detector on one image and keep what the gradients need.
 
         A detector that turns out, in this forward pass, not to be what the engine knows is linearized by plain
@@ -74,16 +76,17 @@ class Detectron2Model:
             image: ``[3, H, W]`` RGB, float, 0 to 255.
             engine: see :func:`odsg_lightning.detectors.engine.choose.choose_engine`.
             precision: of the linear backward pass.
+            trim: likewise.
 
         Raises:
-            ValueError: an engine or a precision of another name.
+            ValueError: an engine or a precision of another name; a share out of range.
             RuntimeError: the model is in training mode, or has parameters of half precision.
         """
-        batch = self._run_together([image.detach()], engine, precision)
+        batch = self._run_together([image.detach()], (engine, precision, trim))
         return CutLinearization(batch) if isinstance(batch, CutBatch) else batch.linearization
 
     def linearize_together(
-        self, images: Iterable[Tensor], *, engine: Engine = "auto", precision: Precision = "full"
+        self, images: Iterable[Tensor], *, engine: Engine = "auto", precision: Precision = "full", trim: float = 0.0
     ) -> Iterator[JointLinearization]:
         """Run the detector on several images of one size, as many at a time as pays.
 
@@ -95,13 +98,13 @@ class Detectron2Model:
         if first is None:
             return
         limit = self._images_at_once or images_at_once(first, self.model.get_buffer("pixel_mean").device)
-        if limit > 1 and batchable(self.model, self._engine(engine, precision).backbone) is None:
+        asked = engine, precision, trim
+        if limit > 1 and batchable(self.model, self._engine(*asked).backbone) is None:
             limit = 1
-        run = partial(self._run_together, engine=engine, precision=precision)
-        yield from in_batches(chain([first], images), limit, run)
+        yield from in_batches(chain([first], images), limit, partial(self._run_together, asked=asked))
 
     def _run_together(
-        self, images: list[Tensor], engine: Engine, precision: Precision
+        self, images: list[Tensor], asked: tuple[Engine, Precision, float]
     ) -> CutBatch | SingleLinearization:
         """Linearize at images of one size.
 
@@ -114,7 +117,7 @@ class Detectron2Model:
                 return AutogradLinearization(self, image)
 
         check_ready(self.model)
-        _, head, backbone = self._engine(engine, precision)
+        _, head, backbone = self._engine(*asked)
         if head is not None and backbone is not None:
             detect = partial(self._detect_one, head=head)
             try:
@@ -125,16 +128,16 @@ class Detectron2Model:
                 warn_of_fallback(reason)
         return SingleLinearization(plain(images[0]))
 
-    def choose_engine(self, engine: Engine = "auto", precision: Precision = "full") -> EngineChoice:
+    def choose_engine(self, engine: Engine = "auto", precision: Precision = "full", trim: float = 0.0) -> EngineChoice:
         """Return which engine :meth:`linearize` uses for the model as it is now, and why.
 
         Raises:
-            ValueError: an engine or a precision of another name.
+            ValueError: an engine or a precision of another name; a share out of range.
         """
-        return self._engine(engine, precision).choice
+        return self._engine(engine, precision, trim).choice
 
-    def _engine(self, engine: Engine, precision: Precision) -> EngineParts:
-        return choose_engine(self.model, engine, precision)
+    def _engine(self, engine: Engine, precision: Precision, trim: float = 0.0) -> EngineParts:
+        return choose_engine(self.model, engine, precision, trim)
 
     def _detect_one(self, image: Tensor, head: Head | None = None) -> Detections:
         """Run the model on one image; ``head`` records it, if one does."""

@@ -22,17 +22,19 @@ class Gradient:
     Attributes:
         engine: how gradients are computed: :func:`odsg_lightning.saliency.gradients.linearize`.
         precision: of the linear backward pass: see there.
+        trim: share that the blocks of a network may leave out: see there.
 
     Raises:
-        UserInputError: an engine or a precision of another name.
+        UserInputError: an engine or a precision of another name; a share out of range.
     """
 
     engine: Engine = "auto"
     precision: Precision = "full"
+    trim: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse unknown names."""
-        check_engine(self.engine, self.precision)
+        """Refuse unknown names and a share out of range."""
+        check_engine(self.engine, self.precision, self.trim)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -47,7 +49,7 @@ class Gradient:
     @property
     def look(self) -> Looks:
         """See :class:`odsg_lightning.explainers.base.LookingExplainer`."""
-        return partial(gradient_looks, engine=self.engine, precision=self.precision)
+        return partial(gradient_looks, engine=self.engine, precision=self.precision, trim=self.trim)
 
     def explain(
         self,

@@ -131,6 +131,7 @@ def explain(
             n_samples=saliency.n_samples,
             region=None if candidates is None else candidates.regions[index].cpu(),
             against=None if other is None else names.name(other),
+            dropped=saliency.dropped,
         )
         for index, saliency in zip(chosen, maps, strict=True)
     ]

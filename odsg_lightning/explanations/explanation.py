@@ -35,6 +35,7 @@ class Explanation(_ComparedByValue):
         n_samples: number of these: noise samples of SmoothGrad, masked copies of D-RISE; 1 of an explainer without.
         region: ``[4]`` XYXY the anchor, or region of interest, whose numbers are explained; None for ``"output"``.
         against: class whose logit was subtracted; None for none.
+        dropped: estimate of what trimmed windows left out: :attr:`odsg_lightning.types.ObjectSaliency.dropped`.
     """
 
     image: Tensor = field(repr=False)
@@ -48,6 +49,7 @@ class Explanation(_ComparedByValue):
     n_samples: int
     region: Tensor | None = None
     against: str | None = None
+    dropped: float = 0.0
 
     @property
     def title(self) -> str:
@@ -55,7 +57,8 @@ class Explanation(_ComparedByValue):
         asked = f"{self.name} rather than {self.against}" if self.against else self.name
         kind = {"output": "", "logit": ", logit", "ground_truth": ", logit of the annotated object"}[self.target]
         looks = f", {self.matched_samples}/{self.n_samples} samples" if self.n_samples > 1 else ""
-        return f"{asked}: score {self.score:.3f}{kind}{looks}"
+        trimmed = f", trimmed by about {self.dropped:.1%}" if self.dropped else ""
+        return f"{asked}: score {self.score:.3f}{kind}{looks}{trimmed}"
 
     def strip(self) -> "np.ndarray[Any, np.dtype[np.uint8]]":
         """Draw picture, box and the five maps side by side.

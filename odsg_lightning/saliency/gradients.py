@@ -26,7 +26,7 @@ from odsg_lightning.types import LocalGradient, LocalMaps
 
 
 def linearize(
-    detector: Detector, image: Tensor, engine: Engine = "auto", precision: Precision = "full"
+    detector: Detector, image: Tensor, engine: Engine = "auto", precision: Precision = "full", trim: float = 0.0
 ) -> Linearization:
     """Run a detector on one image and keep what the gradients need.
 
@@ -40,20 +40,27 @@ def linearize(
             ``"windowed"`` or ``"cut"`` for one by name.
         precision: ``"bf16"`` lets an engine of the detector's own that can do so compute its linear backward pass in
             bfloat16: approximate. Plain autograd is always of full precision.
+        trim: lets such an engine, at every block of the network, leave out the rim of what a gradient has reached that
+            holds less than this share of it: approximate. ``LocalGradient.dropped`` says how much that was. Plain
+            autograd leaves nothing out.
 
     Raises:
-        UserInputError: an unknown engine or precision, or one that the detector does not have.
+        UserInputError: an unknown engine or precision, or one that the detector does not have; a share out of range.
     """
-    check_engine(engine, precision)
+    check_engine(engine, precision, trim)
     with torch.inference_mode(False), torch.enable_grad():
         if isinstance(detector, LinearizingDetector) and engine not in ANY_DETECTOR:
-            return detector.linearize(image.detach().clone(), engine=engine, precision=precision)
+            return detector.linearize(image.detach().clone(), engine=engine, precision=precision, **_if_any(trim))
         check_has_engine(detector, engine)
         return AutogradLinearization(detector, image, batched=engine == "batched")
 
 
 def linearize_together(
-    detector: Detector, images: Iterable[Tensor], engine: Engine = "auto", precision: Precision = "full"
+    detector: Detector,
+    images: Iterable[Tensor],
+    engine: Engine = "auto",
+    precision: Precision = "full",
+    trim: float = 0.0,
 ) -> Iterator[JointLinearization]:
     """Yield what :func:`linearize` returns for images of one size, in order, for as many at a time as pays.
 
@@ -61,10 +68,10 @@ def linearize_together(
     turn has come.
     """
     if not isinstance(detector, BatchingDetector) or engine in ANY_DETECTOR:
-        return (SingleLinearization(linearize(detector, image, engine, precision)) for image in images)
-    check_engine(engine, precision)
+        return (SingleLinearization(linearize(detector, image, engine, precision, trim)) for image in images)
+    check_engine(engine, precision, trim)
     copies = (image.detach().clone() for image in images)
-    linearizations = detector.linearize_together(copies, engine=engine, precision=precision)
+    linearizations = detector.linearize_together(copies, engine=engine, precision=precision, **_if_any(trim))
 
     def following() -> JointLinearization | None:
         with torch.inference_mode(False), torch.enable_grad():  # in this call alone, not between two of them
@@ -88,11 +95,15 @@ class SingleLinearization:
 
 
 def gradient_looks(
-    detector: Detector, images: Iterable[Tensor], engine: Engine = "auto", precision: Precision = "full"
+    detector: Detector,
+    images: Iterable[Tensor],
+    engine: Engine = "auto",
+    precision: Precision = "full",
+    trim: float = 0.0,
 ) -> Iterator["GradientLook"]:
     """Yield the plain gradient of images of one size; see :func:`linearize_together`."""
     # Not a generator of its own: it would keep one graph while the next is built.
-    return map(GradientLook, linearize_together(detector, images, engine, precision))
+    return map(GradientLook, linearize_together(detector, images, engine, precision, trim))
 
 
 class GradientLook:
@@ -109,10 +120,12 @@ class GradientLook:
     def maps(self, tracks: Iterable[Track]) -> Iterator[LocalMaps]:
         """See :class:`odsg_lightning.saliency.protocol.Look`."""
         for gradient in self._linearization.gradients(tracks):
-            yield LocalMaps(gradient.values.abs().amax(dim=2), gradient.top, gradient.left)
+            yield LocalMaps(gradient.values.abs().amax(dim=2), gradient.top, gradient.left, gradient.dropped)
 
 
-def engine_choice(detector: Detector, engine: Engine = "auto", precision: Precision = "full") -> EngineChoice:
+def engine_choice(
+    detector: Detector, engine: Engine = "auto", precision: Precision = "full", trim: float = 0.0
+) -> EngineChoice:
     """Return which engine :func:`linearize` will use for this detector, and why."""
     name = type(detector).__name__
     if engine == "batched":
@@ -122,8 +135,13 @@ def engine_choice(detector: Detector, engine: Engine = "auto", precision: Precis
     if engine == "autograd":
         return EngineChoice("autograd", "full", "plain autograd, as asked for")
     if isinstance(detector, EngineChoosingDetector):
-        return detector.choose_engine(engine, precision)
-    return EngineChoice(engine, precision, f"gradients of {name}'s own")
+        return detector.choose_engine(engine, precision, **_if_any(trim))
+    return EngineChoice(engine, precision, f"gradients of {name}'s own", trim)
+
+
+def _if_any(trim: float) -> dict[str, float]:
+    """Return the argument for a detector's own methods; one that has never heard of it serves exact gradients."""
+    return {"trim": trim} if trim else {}
 
 
 def check_has_engine(detector: Detector, engine: Engine) -> None:

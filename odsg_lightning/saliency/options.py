@@ -18,8 +18,12 @@ Noise = Literal["independent", "centred"]
 """How the noise samples of an image depend on one another: not at all, or so that their sum is zero."""
 
 
-def check_engine(engine: str, precision: str) -> None:
-    """Refuse names that mean nothing.
+MOST_TRIMMED = 0.1
+"""A share that ``trim`` must stay below: sixteen blocks that lose a tenth each leave a fifth of a gradient."""
+
+
+def check_engine(engine: str, precision: str, trim: float = 0.0) -> None:
+    """Refuse names that mean nothing, and a share out of range.
 
     Raises:
         UserInputError: names the argument, what is allowed and what came.
@@ -30,6 +34,8 @@ def check_engine(engine: str, precision: str) -> None:
         raise UserInputError(
             f"Expected argument `precision` to be one of {get_args(Precision)}, but got {precision!r}."
         )
+    if isinstance(trim, bool) or not isinstance(trim, int | float) or not 0 <= trim < MOST_TRIMMED:
+        raise UserInputError(f"Expected argument `trim` to be a number in [0, {MOST_TRIMMED}), but got {trim!r}.")
 
 
 def check_tolerance(tolerance: float | None) -> None:

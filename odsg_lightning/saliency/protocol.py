@@ -87,18 +87,30 @@ class EngineChoice:
         name: ``"windowed"``, ``"cut"``, ``"batched"`` or ``"autograd"``.
         precision: ``"full"`` or ``"bf16"``, of the linear backward pass.
         reason: why this one runs, in a few plain words.
+        trim: share of a cotangent's mass that each block of the network may leave out; 0 where nothing is.
     """
 
     name: str
     precision: str
     reason: str
+    trim: float = 0.0
+
+    @property
+    def approximate(self) -> bool:
+        """Whether its gradients differ from those of plain autograd by more than rounding."""
+        return self.precision != "full" or self.trim > 0
 
 
 @runtime_checkable
 class LinearizingDetector(Detector, Protocol):
-    """A detector with gradients of its own, faster than one backward pass per output."""
+    """A detector with gradients of its own, faster than one backward pass per output.
 
-    def linearize(self, image: Tensor, *, engine: Engine = "auto", precision: Precision = "full") -> Linearization:
+    It is given ``trim`` only where that is not 0, here and below, so that it may do without.
+    """
+
+    def linearize(
+        self, image: Tensor, *, engine: Engine = "auto", precision: Precision = "full", trim: float = 0.0
+    ) -> Linearization:
         """Run the detector on one image ``[3, H, W]`` and keep what the gradients need."""
         ...
 
@@ -107,7 +119,7 @@ class LinearizingDetector(Detector, Protocol):
 class EngineChoosingDetector(LinearizingDetector, Protocol):
     """A detector that says beforehand which engine it will use."""
 
-    def choose_engine(self, engine: Engine = "auto", precision: Precision = "full") -> EngineChoice:
+    def choose_engine(self, engine: Engine = "auto", precision: Precision = "full", trim: float = 0.0) -> EngineChoice:
         """Return which engine :meth:`linearize` uses for the detector as it is now."""
         ...
 
@@ -117,7 +129,7 @@ class BatchingDetector(LinearizingDetector, Protocol):
     """A detector that can run several noise samples of an image at once, where that is faster."""
 
     def linearize_together(
-        self, images: Iterable[Tensor], *, engine: Engine = "auto", precision: Precision = "full"
+        self, images: Iterable[Tensor], *, engine: Engine = "auto", precision: Precision = "full", trim: float = 0.0
     ) -> Iterator[JointLinearization]:
         """Run the detector on images of one size, as many at a time as it chooses, in order.
 

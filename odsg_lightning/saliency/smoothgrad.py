@@ -127,7 +127,10 @@ def smoothgrad(
         on_sample()
     for _ in noisy:  # what is drawn later does not depend on who has finished
         pass
-    return [ObjectSaliency(mean.maps(), mean.matched, mean.samples, stopped=mean.finished) for mean in means]
+    return [
+        ObjectSaliency(mean.maps(), mean.matched, mean.samples, stopped=mean.finished, dropped=mean.dropped)
+        for mean in means
+    ]
 
 
 class _RunningMean:
@@ -136,10 +139,11 @@ class _RunningMean:
     def __init__(self, image: Tensor, tolerance: float | None) -> None:
         self._sum = torch.zeros(len(PARAMETERS), *image.shape[1:], dtype=image.dtype, device=image.device)
         self._tolerance = tolerance
-        self.matched, self.samples, self.finished = 0, 0, False
+        self.matched, self.samples, self.finished, self.dropped = 0, 0, False, 0.0
 
     def add(self, maps: LocalMaps, track: Track) -> None:
         """Add some more samples, of which the last are not used if the object is finished before them."""
+        self.dropped = max(self.dropped, maps.dropped)
         values = maps.values.to(self._sum.device)
         height, width = values.shape[2:]
         within = self._sum[:, maps.top : maps.top + height, maps.left : maps.left + width]

@@ -1,9 +1,12 @@
 """An audit by any explainer that gives maps of all five numbers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers.known_detectors import LinearDetector, box_sample, two_objects
 from helpers.known_module import TWO
+from helpers.records import make_record
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.explainer import explainer_of
@@ -15,6 +18,7 @@ from odsg_lightning.explainers import by_name
 from odsg_lightning.explainers.gradient import Gradient
 from odsg_lightning.explainers.odam import ODAM
 from odsg_lightning.explainers.smoothgrad import SmoothGrad
+from odsg_lightning.gate import compare
 from odsg_lightning.names import EXPLAINERS, PARAMETERS
 
 
@@ -23,12 +27,25 @@ def test_the_names_are_those_that_can_be_made():
 
 
 def test_settings_reach_the_explainer():
-    config = AuditConfig(n_samples=3, sigma=0.1, tolerance=0.2, engine="autograd")
-    assert explainer_of(config) == SmoothGrad(Gradient("autograd"), 3, 0.1, 0.2)
+    config = AuditConfig(n_samples=3, sigma=0.1, tolerance=0.2, engine="autograd", precision="bf16", trim=0.01)
+    assert explainer_of(config) == SmoothGrad(Gradient("autograd", "bf16", 0.01), 3, 0.1, 0.2)
     assert explainer_of(AuditConfig(explainer="gradient")) == Gradient()
     assert explainer_of(AuditConfig(explainer="odam")) == ODAM()
     all_five = explainer_of(AuditConfig(explainer="grad_cam", explainer_settings={"layer": "res5"}))
     assert (all_five.layer, all_five.parameters) == ("res5", PARAMETERS)  # which gives the score's alone by default
+
+
+def test_trimmed_audits_are_compared_with_their_like_only():
+    exact, trimmed, coarser = (fingerprint("0" * 64, AuditConfig(trim=trim)) for trim in (0, 0.001, 0.01))
+    assert "trim" not in exact  # as audits from before there was trimming
+    assert (trimmed["trim"], coarser["trim"]) == (0.001, 0.01)
+    exact_record = make_record(4, 2)
+    trimmed_record = replace(exact_record, fingerprint={**exact_record.fingerprint, "trim": 0.001})
+    assert compare(trimmed_record, trimmed_record).verdict != "not comparable"
+    for pair in ((exact_record, trimmed_record), (trimmed_record, exact_record)):
+        result = compare(*pair)
+        assert result.verdict == "not comparable"
+        assert "The audits differ in trim" in result.reasons[0]
 
 
 @pytest.mark.parametrize("name", ["d_rise", "contrastive_lrp"])
@@ -49,9 +66,9 @@ def test_a_record_says_what_its_maps_depend_on_and_nothing_else():
     first = fingerprint("0" * 64, AuditConfig())
     assert of_gradients <= first.keys()
     assert not [name for name in first if name.startswith("explainer/")]
-    odam = fingerprint("0" * 64, AuditConfig(explainer="odam", n_samples=7, precision="bf16"))
+    odam = fingerprint("0" * 64, AuditConfig(explainer="odam", n_samples=7, precision="bf16", trim=0.01))
     assert odam["explainer"] == "odam"
-    assert not odam.keys() & (of_gradients | {"precision", "tolerance"})
+    assert not odam.keys() & (of_gradients | {"precision", "tolerance", "trim"})
     assert {name: value for name, value in odam.items() if name.startswith("explainer/")} == {
         "explainer/layer": "level",
         "explainer/sign": "positive",

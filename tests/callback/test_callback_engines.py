@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -95,6 +96,46 @@ def test_bf16_is_called_approximate(caplog):
     assert lines == ["ODSmoothGrad audits with engine='windowed', precision='bf16' (approximate): as asked"]
     assert told == []
     assert set(module.linearized) == {("auto", "bf16")}
+
+
+class TrimmingModule(EngineModule):
+    """Has an engine that trims; its gradients are exact all the same."""
+
+    def choose_engine(self, engine, precision, trim=0.0):
+        return replace(super().choose_engine(engine, precision), trim=trim)
+
+    def linearize(self, image, *, engine, precision, trim=0.0):
+        linearization, dropped = super().linearize(image, engine=engine, precision=precision), 2 * trim
+        known = linearization.gradients
+        linearization.gradients = lambda indices: (one._replace(dropped=dropped) for one in known(indices))
+        return linearization
+
+
+def test_trimming_is_called_approximate_and_says_what_it_costs(caplog):
+    lines, told, trainer = messages(TrimmingModule(), caplog, trim=0.01)
+    assert lines == [
+        "ODSmoothGrad audits with engine='windowed', precision='full', trim=0.01 (approximate): a ResNet with an FPN"
+    ]
+    assert told == []
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("audit/trim")}
+    assert logged == pytest.approx({"audit/trim_dropped": 0.02, "audit/trim_correlation": 1, "audit/trim_iof": 0})
+
+
+def test_an_exact_audit_has_no_values_of_trimming_and_one_that_found_nothing_has_nan():
+    module = TrimmingModule()
+    module.known.base[0, 4] = 0.1
+    for trim in (0.0, 0.01):
+        trainer = trainer_with([engine_audit(trim=trim)])
+        trainer.fit(module)
+        logged = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("audit/trim")}
+        assert len(logged) == (3 if trim else 0)
+        assert all(value.isnan() for value in logged.values())
+
+
+def test_trimming_that_cannot_be_had_is_warned_of(caplog):
+    lines, (told,), _ = messages(PlainModule(), caplog, trim=0.01)
+    assert lines == []
+    assert "precision='full', where engine='auto', precision='full', trim=0.01 was asked for: plain autograd" in told
 
 
 @pytest.mark.parametrize(
@@ -237,9 +278,16 @@ class TestState:
     def test_what_changes_the_numbers_is_in_the_key(self):
         keys = {
             engine_audit(**settings).state_key
-            for settings in ({}, {"tolerance": 0.01}, {"tolerance": 0.02}, {"precision": "bf16"}, {"noise": "centred"})
+            for settings in (
+                {},
+                {"tolerance": 0.01},
+                {"tolerance": 0.02},
+                {"precision": "bf16"},
+                {"noise": "centred"},
+                {"trim": 0.01},
+            )
         }
-        assert len(keys) == 5
+        assert len(keys) == 6
 
 
 @pytest.mark.parametrize(
@@ -251,6 +299,7 @@ class TestState:
         ),
         ({"precision": "16"}, r"`precision` to be one of \('full', 'bf16'\), but got '16'"),
         ({"tolerance": 2.0}, "`tolerance` to be None or between 0 and 1, but got 2.0"),
+        ({"trim": 0.5}, r"`trim` to be a number in \[0, 0.1\), but got 0.5"),
     ],
 )
 def test_arguments(settings, message):

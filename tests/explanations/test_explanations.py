@@ -16,6 +16,7 @@ from odsg_lightning import explain
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.explainers.gradient import Gradient
 from odsg_lightning.explainers.smoothgrad import SmoothGrad
+from odsg_lightning.saliency.gradients import AutogradLinearization
 from odsg_lightning.saliency.noise import image_generator
 from odsg_lightning.saliency.smoothgrad import smoothgrad
 
@@ -53,6 +54,21 @@ def test_a_linear_detector_has_its_weights_as_map_whatever_the_target():
         found = explain(detector, IMAGE, explainer=FEW, category_names=NAMES, **settings)[index]
         torch.testing.assert_close(found.maps[4], score_weights.abs().amax(0), rtol=1e-9, atol=0)
         assert found.matched_samples == 2
+
+
+def test_a_trimmed_explanation_says_so():
+    class Trimming(LinearDetector):
+        def linearize(self, image, *, engine, precision, trim=0.0):
+            known = AutogradLinearization(LinearDetector(self.base, self.weights, self.labels), image)
+            gradients = known.gradients
+            known.gradients = lambda indices: (one._replace(dropped=trim) for one in gradients(indices))
+            return known
+
+    detector = Trimming(*two_objects())
+    one, _ = explain(detector, IMAGE, explainer=Gradient(trim=0.02), category_names=NAMES)
+    assert one.dropped == 0.02
+    assert one.title == f"dog: score {one.score:.3f}, trimmed by about 2.0%"
+    assert "trimmed" not in explain(detector, IMAGE, explainer=Gradient(), category_names=NAMES)[0].title
 
 
 def test_classes_are_asked_of_every_detection_in_turn():

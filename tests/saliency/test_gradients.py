@@ -9,6 +9,8 @@ from helpers.known_detectors import LinearDetector, two_objects
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.loop import audit
 from odsg_lightning.errors import UserInputError
+from odsg_lightning.explainers.gradient import Gradient
+from odsg_lightning.explainers.smoothgrad import SmoothGrad
 from odsg_lightning.saliency.gradients import AutogradLinearization, engine_choice, gradient_looks, linearize
 from odsg_lightning.saliency.protocol import EngineChoice
 from odsg_lightning.saliency.smoothgrad import smoothgrad
@@ -97,6 +99,43 @@ def test_unknown_names():
     with pytest.raises(UserInputError, match=r"`precision` to be one of \('full', 'bf16'\), but got 'fp16'"):
         linearize(detector, IMAGE, precision="fp16")
     assert detector.asked == []
+
+
+@pytest.mark.parametrize("trim", [-0.001, 0.1, float("nan"), True, "0.01"])
+def test_a_share_out_of_range(trim):
+    with pytest.raises(UserInputError, match=r"`trim` to be a number in \[0, 0.1\), but got "):
+        linearize(Own(*two_objects()), IMAGE, trim=trim)
+
+
+class Trimming(Own):
+    """Knows of trimming, and says what it dropped: more in each sample."""
+
+    def linearize(self, image, *, engine, precision, trim=0.0):
+        known, share = super().linearize(image, engine=engine, precision=precision), trim * len(self.asked)
+
+        class Told:
+            detections = known.detections
+
+            def gradients(self, indices):
+                return (gradient._replace(dropped=share) for gradient in known.gradients(indices))
+
+        return Told()
+
+
+def test_trimming_is_asked_for_only_where_it_is_wanted_and_what_it_drops_reaches_the_maps():
+    assert first_gradient(Own(*two_objects())) is not None  # one that has never heard of it
+    detector = Trimming(*two_objects())
+    assert engine_choice(detector, trim=0.01) == EngineChoice("auto", "full", "gradients of Trimming's own", 0.01)
+    assert engine_choice(detector, "autograd", trim=0.01).trim == 0
+    with torch.no_grad():
+        (reference,) = detector.detect([IMAGE])
+    (found,) = Gradient(trim=0.01).explain(detector, IMAGE, reference, [0], generator=torch.Generator())
+    assert found.dropped == 0.01
+    smooth = SmoothGrad(Gradient(trim=0.01), n_samples=3)
+    (found,) = smooth.explain(detector, IMAGE, reference, [1], generator=torch.Generator())
+    assert found.dropped == 0.04  # the largest of the second to the fourth
+    (found,) = SmoothGrad(n_samples=3).explain(detector, IMAGE, reference, [1], generator=torch.Generator())
+    assert found.dropped == 0
 
 
 def test_smoothgrad_and_the_audit_pass_both_on():

@@ -30,7 +30,7 @@ class EngineParts(NamedTuple):
     backbone: BackboneEngine | None = None
 
 
-def choose_engine(model: nn.Module, engine: str = "auto", precision: str = "full") -> EngineParts:
+def choose_engine(model: nn.Module, engine: str = "auto", precision: str = "full", trim: float = 0.0) -> EngineParts:
     """Choose the engine for a detector and build its parts, which serve one image.
 
     Args:
@@ -39,28 +39,30 @@ def choose_engine(model: nn.Module, engine: str = "auto", precision: str = "full
             cut engine, plain autograd; ``"cut"`` for the first of the last two; ``"batched"`` or ``"autograd"`` for the
             last.
         precision: ``"bf16"`` for a backward pass of the windowed engine in bfloat16.
+        trim: share of a cotangent's mass that the windowed engine may leave out at every block of the network.
 
     Raises:
-        ValueError: an engine or a precision of another name.
+        ValueError: an engine or a precision of another name; a share out of range.
     """
-    check_engine(engine, precision)
-    full_only = "" if precision == "full" else "; bf16 is for the windowed engine alone"
+    check_engine(engine, precision, trim)
+    lost = [*(["bf16"] if precision == "bf16" else []), *(["trimming"] if trim else [])]
+    exact_only = f"; {' and '.join(lost)} {'are' if lost[1:] else 'is'} for the windowed engine alone" if lost else ""
     if engine in ANY_DETECTOR:
-        return EngineParts(EngineChoice("autograd", "full", f"plain autograd was asked for{full_only}"))
+        return EngineParts(EngineChoice("autograd", "full", f"plain autograd was asked for{exact_only}"))
     try:
         head = _head_of(model)
     except UnsupportedModelError as reason:
-        return EngineParts(EngineChoice("autograd", "full", f"the cut engine does not know {reason}{full_only}"))
+        return EngineParts(EngineChoice("autograd", "full", f"the cut engine does not know {reason}{exact_only}"))
     backbone = model.get_submodule("backbone")
     if engine == "cut":
-        choice = EngineChoice("cut", "full", f"the cut engine was asked for{full_only}")
+        choice = EngineChoice("cut", "full", f"the cut engine was asked for{exact_only}")
         return EngineParts(choice, head, AutogradBackbone(backbone))
     try:
-        windowed = WindowedBackbone(backbone, torch.bfloat16 if precision == "bf16" else None)
+        windowed = WindowedBackbone(backbone, torch.bfloat16 if precision == "bf16" else None, trim)
     except UnsupportedModelError as reason:
-        choice = EngineChoice("cut", "full", f"the windowed engine does not know the backbone: {reason}{full_only}")
+        choice = EngineChoice("cut", "full", f"the windowed engine does not know the backbone: {reason}{exact_only}")
         return EngineParts(choice, head, AutogradBackbone(backbone))
-    choice = EngineChoice("windowed", precision, "the windowed engine knows every part of the backbone")
+    choice = EngineChoice("windowed", precision, "the windowed engine knows every part of the backbone", trim)
     return EngineParts(choice, head, windowed)
 
 

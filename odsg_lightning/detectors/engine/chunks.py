@@ -1,8 +1,9 @@
 """Cotangents of several objects in one vector-Jacobian product, as many as pay and as memory allows."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from odsg_lightning.detectors.engine.window import Window, put, zeros_around
@@ -111,7 +112,8 @@ def _together(vjp: Vjp, group: list[Cotangents], frame: Frame) -> Iterator[Windo
     start = 0
     for cotangents in group:
         rows = slice(start, start + _count(cotangents))
-        yield Window(gradients.values[rows], gradients.top, gradients.left)
+        dropped = None if gradients.dropped is None else gradients.dropped[rows]
+        yield Window(gradients.values[rows], gradients.top, gradients.left, dropped=dropped)
         start = rows.stop
 
 
@@ -186,4 +188,5 @@ def _stacked(parts: list[Window]) -> Window:
     for part in parts:
         put(part, result, start)
         start += len(part.values)
-    return result
+    dropped = [part.dropped for part in parts if part.dropped is not None]
+    return replace(result, dropped=torch.cat(dropped)) if dropped else result

@@ -57,4 +57,5 @@ class InputNormalization:
         values = window.values[:, :, : bottom - window.top, : right - window.left] / self._std
         values = values.flip(1) if self._flipped else values
         values = values.to(self._image).reshape(images, len(values) // images, *values.shape[1:])
-        return LocalGradient(values, window.top, window.left)
+        dropped = 0.0 if window.dropped is None else float(window.dropped.max())
+        return LocalGradient(values, window.top, window.left, dropped)

@@ -16,6 +16,7 @@ from odsg_lightning.detectors.detectron2_names import BasicBlock, BottleneckBloc
 from odsg_lightning.detectors.engine.conv import LinearConv, transpose_3x3, transpose_3x3_stride_2
 from odsg_lightning.detectors.engine.stem import TransposedStem
 from odsg_lightning.detectors.engine.strided_window import Box, Records, Scratch, StridedWindow, clipped, summed
+from odsg_lightning.detectors.engine.trimming import Trimmer
 from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 
 _WASTE = 1.1
@@ -54,18 +55,18 @@ class TransposedResNet:
                 stack.callback(handle.remove)
             yield
 
-    def vjp(self, cotangents: Mapping[str, list[StridedWindow]], records: Records) -> Window:
+    def vjp(self, cotangents: Mapping[str, list[StridedWindow]], records: Records, trim: Trimmer) -> Window:
         """Carry cotangents of the stages' outputs (``"res4"``), each a sum of parts, back to the input."""
         parts: list[StridedWindow] = []
         for name, blocks in reversed(self._stages.items()):
             parts = parts + cotangents.get(name, [])
             if parts:
-                parts = [_through_stage(blocks, parts, records, self._scratch)]
+                parts = [_through_stage(blocks, parts, records, self._scratch, trim)]
         return self._stem.transposed(parts, records, self._scratch)
 
 
 def _through_stage(
-    blocks: "list[_Block]", parts: list[StridedWindow], records: Records, scratch: Scratch
+    blocks: "list[_Block]", parts: list[StridedWindow], records: Records, scratch: Scratch, trim: Trimmer
 ) -> StridedWindow:
     """Carry the cotangents of a stage's output, given as a sum of parts, back to its input."""
     reached = Box.around([part.box for part in parts])
@@ -78,8 +79,9 @@ def _through_stage(
         else:
             room = _room(reached, [earlier.margin for earlier in blocks[index::-1]], block.size)
             total = StridedWindow(summed(parts, room, scratch), room.top, room.left)
-        parts = [block.transposed(total, parts, records)]
-        reached = needed
+        whole = block.transposed(total, parts, records)
+        parts = [trim(whole)]
+        reached = needed if parts[0] is whole else parts[0].box
     return parts[0]
 
 

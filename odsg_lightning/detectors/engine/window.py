@@ -20,12 +20,14 @@ class Window:
         left: first column.
         images: which images of a batch they are of: the first of so many equal parts of the rows of the first of these,
             and so on.
+        dropped: ``[N]`` see :class:`odsg_lightning.detectors.engine.trimming.Trimmer`; None of exact ones.
     """
 
     values: Tensor
     top: int = 0
     left: int = 0
     images: tuple[int, ...] = (0,)
+    dropped: Tensor | None = None
 
     @property
     def bottom(self) -> int:

@@ -13,6 +13,7 @@ from odsg_lightning.detectors.engine.backbone import in_quick_layout
 from odsg_lightning.detectors.engine.conv import LinearConv, transpose_3x3, transpose_3x3_stride_2
 from odsg_lightning.detectors.engine.resnet import TransposedResNet
 from odsg_lightning.detectors.engine.strided_window import Box, Records, StridedWindow, clipped, summed
+from odsg_lightning.detectors.engine.trimming import Trimmer
 from odsg_lightning.detectors.engine.window import UnsupportedModelError, Window
 
 
@@ -22,18 +23,21 @@ class WindowedBackbone:
     Args:
         backbone: Detectron2's FPN on its ResNet (basic or bottleneck blocks, frozen or eval-mode batch norm).
         dtype: of the backward pass; ``torch.bfloat16`` is approximate. By default that of the features.
+        trim: share of a cotangent's mass that may be left out at every block of the ResNet; 0 is exact. In the pyramid
+            nothing is: its windows are small, and there was no operation to be saved.
 
     Raises:
         UnsupportedModelError: a part of it is of another kind; the message names the part.
     """
 
-    def __init__(self, backbone: nn.Module, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, backbone: nn.Module, dtype: torch.dtype | None = None, trim: float = 0.0) -> None:
         """See the class for the arguments."""
         if type(backbone).forward is not FPN.forward:
             raise UnsupportedModelError(f"backbone is a {type(backbone).__name__}, not an FPN")
         fpn: Any = backbone
         self._fpn = backbone
         self._dtype = dtype
+        self._trim = trim
         self._resnet = TransposedResNet(fpn.bottom_up, "backbone.bottom_up")
         self._stages = list(fpn.in_features)  # fine to coarse, as everything here
         self._levels = list(fpn._out_features)[: len(self._stages)]
@@ -100,8 +104,9 @@ class WindowedBackbone:
                 inner = StridedWindow(values, box.top, box.left)
                 lateral = StridedWindow(values @ self._laterals[index].matrix(values.dtype), box.top, box.left)
                 stages.setdefault(self._stages[index], []).append(lateral)
-        image = self._resnet.vjp(stages, records)
-        return Window(image.values.to(given.values.dtype), image.top, image.left, given.images)
+        trim = Trimmer(self._trim)
+        image = self._resnet.vjp(stages, records, trim)
+        return Window(image.values.to(given.values.dtype), image.top, image.left, given.images, trim.dropped)
 
     def _top_sizes(self) -> list[tuple[int, int]]:
         """Return the sizes of what the top block reads and of its levels."""

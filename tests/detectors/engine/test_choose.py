@@ -59,6 +59,23 @@ def test_what_runs(faster_rcnn, engine, precision, known, expected):
     assert expected[2] in choice.reason
 
 
+@pytest.mark.parametrize(
+    ("engine", "precision", "expected"),
+    [
+        ("auto", "full", ("windowed", "full", 0.001, "knows every part of the backbone")),
+        ("windowed", "bf16", ("windowed", "bf16", 0.001, "knows every part of the backbone")),
+        ("cut", "full", ("cut", "full", 0, "asked for; trimming is for the windowed engine alone")),
+        ("cut", "bf16", ("cut", "full", 0, "asked for; bf16 and trimming are for the windowed engine alone")),
+        ("autograd", "full", ("autograd", "full", 0, "asked for; trimming is for the windowed engine alone")),
+    ],
+)
+def test_the_windowed_engine_alone_trims(retinanet, engine, precision, expected):
+    choice = Detectron2Adapter(retinanet).choose_engine(engine, precision, 0.001)
+    assert (choice.name, choice.precision, choice.trim) == expected[:3]
+    assert choice.reason.endswith(expected[3])
+    assert choice.approximate == (choice.name == "windowed")
+
+
 def test_names_are_checked(retinanet):
     adapter, image = Detectron2Adapter(retinanet), torch.rand(3, 64, 64)
     for call in (adapter.choose_engine, lambda *names: adapter.linearize(image, engine=names[0], precision=names[1])):
@@ -66,6 +83,8 @@ def test_names_are_checked(retinanet):
             call("fast", "full")
         with pytest.raises(ValueError, match=r"Expected argument `precision` to be one of .*but got 'fp8'"):
             call("auto", "fp8")
+    with pytest.raises(ValueError, match=r"Expected argument `trim` to be a number in \[0, 0.1\), but got 0.1"):
+        adapter.choose_engine("auto", "full", 0.1)
 
 
 def test_an_adapter_has_the_protocol(retinanet):

@@ -49,6 +49,25 @@ def cotangents(seed, **places):
     }
 
 
+class Dropping(Upsampling):
+    """Says of each cotangent that the share ``its first value / 100`` was dropped."""
+
+    def __call__(self, cotangents):
+        found = super().__call__(cotangents)
+        first = torch.stack([window.values[:, 0, 0, 0] for window in cotangents.values()])
+        return Window(found.values, found.top, found.left, first.amax(0) / 100)
+
+
+@pytest.mark.parametrize("fits", [None, 3])
+def test_each_object_is_told_what_was_dropped_of_its_own(fits):
+    objects = [cotangents(seed, p3=(10, 10)) for seed in range(2)]
+    engine = Dropping(fits)
+    found = list(vjp_in_chunks(engine, iter(objects), frame(160, 160)))
+    assert engine.calls[0] == 10
+    for window, one in zip(found, objects, strict=True):
+        assert torch.equal(window.dropped, one["p3"].values[:, 0, 0, 0] / 100)
+
+
 def run(engine, objects, frame):
     """Compare with one call for each object, on the whole image."""
     found = list(vjp_in_chunks(engine, iter(objects), frame))

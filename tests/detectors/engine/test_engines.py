@@ -11,6 +11,7 @@ from helpers.engine_cases import (
     first,
     full_size,
     image_with,
+    on_image,
     unclipped,
 )
 
@@ -78,6 +79,18 @@ class TestWindowed:
             maps.append(gradient.values.abs().amax(1).flatten(1))
         assert not torch.allclose(*maps, rtol=1e-4)
         assert all(torch.corrcoef(torch.stack(pair))[0, 1] > 0.99 for pair in zip(*maps, strict=True))
+
+    @pytest.mark.parametrize("precision", ["full", "bf16"])
+    def test_trimmed_is_close_and_only_close(self, trained, precision):
+        adapter, maps = Detectron2Adapter(trained.model), []
+        image = image_with(adapter, [sample.image for sample in trained.samples[1:]], 1)
+        for trim in (0.0, 0.05):
+            linearization = adapter.linearize(image, engine="windowed", precision=precision, trim=trim)
+            (gradient,) = linearization.gradients(unclipped(linearization.detections, image)[:1])
+            maps.append(on_image(gradient, image).abs().amax(1).flatten(1))
+        apart = (maps[0] - maps[1]).abs().sum(1) / maps[0].sum(1)
+        assert 0 < float(apart.max()) < gradient.dropped
+        assert all(torch.corrcoef(torch.stack(pair))[0, 1] > 0.98 for pair in zip(*maps, strict=True))
 
 
 @pytest.mark.slow
