@@ -6,8 +6,8 @@ r"""How the cost of an audit grows with its images, objects, noise samples and d
 Times `odsg audit` as it is, reading the files and starting the processes included, on generated shapes. One number
 varies at a time, the others stay at their first values, or at their last while devices vary; everything takes turns in
 every round, and ratios are within a round. The detector has random weights and its objects are asked for with
-``target="ground_truth"``, as it detects none: what gradients cost does not depend on what was learned. Pixels of objects
-that are not detected are not hidden; `occlusion.py` has what that adds.
+``target="ground_truth"``, as it detects none: what gradients cost does not depend on what was learned. Pixels
+of objects that are not detected are not hidden; `occlusion.py` has what that adds.
 """
 
 import argparse
