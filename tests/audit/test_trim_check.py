@@ -20,11 +20,11 @@ SETTINGS = {"n_samples": 4, "sigma": 0.001, "blur_sigma": 0.0, "occlusion": Fals
 
 
 class TrimmingDetector(LinearDetector):
-    """Its maps light up three pixels of the object; without trimming one more, as bright as that is told."""
+    """Its maps light up some pixels of the object; without trimming one more outside, as bright as that is told."""
 
-    def __init__(self, lost, dropped=0.0, serves="windowed"):
+    def __init__(self, lost, dropped=0.0, serves="windowed", inside=INSIDE):
         weights = torch.zeros(1, 5, 3, 24, 24)
-        for y, x in INSIDE:
+        for y, x in inside:
             weights[..., y, x] = 1e-6
         super().__init__(torch.tensor([[*map(float, BOX), 0.95]]), weights, torch.tensor([0]))
         self.exact = LinearDetector(self.base, weights.clone(), self.labels)
@@ -78,6 +78,13 @@ def test_little_is_reported_and_not_warned_of():
     assert 0.99 < item.trim_check.correlation < 1
     assert item.trim_check.iof == 0  # so dark a pixel is no foreground
     assert told == []
+
+
+def test_iof_that_differs_is_warned_of_however_alike_the_maps_are():
+    (item,), told = audited(TrimmingDetector(lost=0.35, inside=[(3 + n // 4, 3 + n % 4) for n in range(16)]))
+    assert item.trim_check.correlation > 0.99
+    assert item.trim_check.iof == pytest.approx(1 / 17)
+    assert len(told) == 1
 
 
 def test_much_that_the_engine_says_it_dropped_is_warned_of():

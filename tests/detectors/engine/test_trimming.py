@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from odsg_lightning.detectors.build import build_detector, load_config
-from odsg_lightning.detectors.engine.strided_window import StridedWindow
+from odsg_lightning.detectors.engine.resnet import _through_stage
+from odsg_lightning.detectors.engine.strided_window import Scratch, StridedWindow
 from odsg_lightning.detectors.engine.trimming import Trimmer, trimmed
 from odsg_lightning.detectors.engine.window import Window
 from odsg_lightning.detectors.engine.windowed import WindowedBackbone
@@ -77,6 +78,26 @@ def test_no_share_is_no_change():
     trim, whole = Trimmer(0.0), window([[0.0, 1.0]])
     assert trim(whole) is whole
     assert trim.dropped is None
+
+
+class Still:
+    """A block that passes a cotangent on as it is, and is given room for what it might have added."""
+
+    margin, size = 1, (50, 50)
+
+    def __init__(self):
+        self.areas = []
+
+    def transposed(self, total, parts):
+        self.areas.append(total.box.area)
+        return total
+
+
+@pytest.mark.parametrize(("share", "areas"), [(0.0, [9, 25, 49, 81]), (0.01, [9, 9, 9, 9])])
+def test_inside_a_stage_windows_stop_growing(share, areas):
+    block = Still()
+    _through_stage([block] * 4, [window([[1.0]])], Scratch(), Trimmer(share))
+    assert block.areas == areas
 
 
 SIZE = (160, 256)
