@@ -6,14 +6,14 @@ from typing import Any, Literal, get_args
 
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.names import EXPLAINERS
-from odsg_lightning.saliency.options import Engine, Noise, Precision, check_engine, check_noise, check_tolerance
+from odsg_lightning.saliency.options import Engine, Precision, check_engine, check_tolerance
 
 Target = Literal["output", "logit", "ground_truth"]
 
 OF_GRADIENTS = ("smoothgrad", "gradient")
 """The explainers whose settings are arguments of an audit."""
 
-_OF_GRADIENTS_ALONE = {"n_samples", "sigma", "tolerance", "noise", "precision", "trim"}
+_OF_GRADIENTS_ALONE = {"n_samples", "sigma", "tolerance", "precision", "trim"}
 
 OCCLUSION = "blur + grey, inpaint"
 """What hidden pixels are replaced by, for sufficiency and for necessity, as a fingerprint says it."""
@@ -27,8 +27,7 @@ class AuditConfig:
         explainer: how maps are made: ``"smoothgrad"``; ``"gradient"``, the plain gradient, one sample without noise; or
             another of :data:`odsg_lightning.names.EXPLAINERS` that gives maps of all five numbers.
         explainer_settings: of such another one, by name: :func:`odsg_lightning.explainers.by_name.settings_of`; None
-            for its own defaults. ``n_samples``, ``sigma``, ``tolerance``, ``noise``, ``precision`` and ``trim`` are not
-            for it.
+            for its own defaults. ``n_samples``, ``sigma``, ``tolerance``, ``precision`` and ``trim`` are not for it.
         target: what is explained: ``"output"``, what was returned; ``"logit"``, the class logit and the unclipped box
             of the anchor or region that a detection came from; ``"ground_truth"``, these of the anchor or region that
             fits an object best, whether it is detected or not.
@@ -50,8 +49,6 @@ class AuditConfig:
             balanced (:func:`odsg_lightning.audit.choice.chosen_objects`); None for all.
         tolerance: None for all ``n_samples``, or when to stop before:
             :func:`odsg_lightning.saliency.smoothgrad.smoothgrad` says what it means.
-        noise: ``"centred"`` for noise samples that add up to zero, of which fewer do: see there. Not with a
-            ``tolerance``.
         engine: how the gradients are computed: :func:`odsg_lightning.saliency.gradients.linearize`.
         precision: of the linear backward pass: see there.
         trim: share that the blocks of a network may leave out, likewise; some objects are then explained exactly, too:
@@ -76,7 +73,6 @@ class AuditConfig:
     seed: int = 0
     max_objects_per_image: int | None = None
     tolerance: float | None = None
-    noise: Noise = "independent"
     engine: Engine = "auto"
     precision: Precision = "full"
     trim: float = 0.0
@@ -114,16 +110,14 @@ class AuditConfig:
             if not 0 <= size < float("inf"):
                 raise UserInputError(f"Expected argument `{name}` to be a finite number, 0 or more, but got {size!r}.")
         check_tolerance(self.tolerance)
-        check_noise(self.noise, self.tolerance)
         check_engine(self.engine, self.precision, self.trim)
 
     @property
     def measured(self) -> dict[str, Any]:
         """The settings that the numbers depend on, by name.
 
-        Every engine computes the same maps, so ``engine`` is not among them. ``tolerance``, ``noise``, ``precision``
-        and ``trim`` are only where they change something: audits from before they existed have the same settings as
-        those without.
+        Every engine computes the same maps, so ``engine`` is not among them. ``tolerance``, ``precision`` and ``trim``
+        are only where they change something: audits from before they existed have the same settings as those without.
         """
         left_out = {"engine", "explainer_settings"}
         if self.explainer not in OF_GRADIENTS:
@@ -134,7 +128,7 @@ class AuditConfig:
             settings["occlusion"] = OCCLUSION
         else:
             del settings["sufficiency_margin"], settings["necessity_margin"]
-        for name in ("tolerance", "noise", "precision", "trim"):
+        for name in ("tolerance", "precision", "trim"):
             if settings.get(name) == getattr(AuditConfig, name):
                 settings.pop(name, None)
         return settings

@@ -22,7 +22,7 @@ def explainer_of(config: AuditConfig) -> Explainer:
     if config.explainer == "gradient":
         return gradient
     if config.explainer == "smoothgrad":
-        return SmoothGrad(gradient, config.n_samples, config.sigma, config.tolerance, config.noise)
+        return SmoothGrad(gradient, config.n_samples, config.sigma, config.tolerance)
     every_map = _EVERY_MAP if "parameters" in settings_of(config.explainer) else {}
     explainer = make_explainer(config.explainer, **{**every_map, **(config.explainer_settings or {})})
     check_gives(explainer, PARAMETERS)

@@ -28,7 +28,7 @@ from odsg_lightning.callback.record_writer import RecordWriter
 from odsg_lightning.callback.weights import ValidatedWeights
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.metrics.iof import IntersectionOverForeground
-from odsg_lightning.saliency.options import Engine, Noise, Precision
+from odsg_lightning.saliency.options import Engine, Precision
 from odsg_lightning.saliency.protocol import Detector
 from odsg_lightning.types import AuditSample
 
@@ -94,7 +94,6 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
         max_objects_per_image: audit only so many objects of an image, balanced over the classes; None for all.
         max_strips: number of pictures per audit, at most; 0 for none.
         tolerance: None, or when to stop before ``n_samples``: :func:`odsg_lightning.saliency.smoothgrad.smoothgrad`.
-        noise: ``"centred"`` for noise samples that add up to zero, of which fewer do; not with a ``tolerance``.
         engine: how gradients are computed: :data:`odsg_lightning.saliency.options.Engine`; the log says which one runs.
         precision: ``"bf16"`` lets the windowed engine compute its backward pass in bfloat16: approximate.
         trim: share, 0.001 say, that it may leave out at every block, likewise (``docs/speed.md``); 0: none.
@@ -144,7 +143,6 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
         max_objects_per_image: int | None = AuditConfig.max_objects_per_image,
         max_strips: int = 8,
         tolerance: float | None = AuditConfig.tolerance,
-        noise: Noise = AuditConfig.noise,
         engine: Engine = AuditConfig.engine,
         precision: Precision = AuditConfig.precision,
         trim: float = AuditConfig.trim,
@@ -163,10 +161,11 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
             match_iou=match_iou, pair_iou=pair_iou, score_threshold=score_threshold, blur_sigma=blur_sigma,
             threshold=threshold, near_threshold=near_threshold, near_margin=near_margin, occlusion=occlusion,
             sufficiency_margin=sufficiency_margin, necessity_margin=necessity_margin, seed=seed, trim=trim,
-            max_objects_per_image=max_objects_per_image, tolerance=tolerance, noise=noise, engine=engine,
-            precision=precision,
+            max_objects_per_image=max_objects_per_image, tolerance=tolerance, engine=engine, precision=precision,
         )  # fmt: skip
-        self.audit_samples, self.adapter, self.on_error = audit_samples, adapter, on_error
+        self.audit_samples = audit_samples
+        self.adapter = adapter
+        self.on_error = on_error
         self.n_validations = self.n_audits = self.n_failed = 0
         self.seconds = 0.0  # spent auditing by this process since it began
         self.last: dict[str, float] = {}  # what the last audit logged, by name
@@ -255,7 +254,8 @@ class ODSmoothGradCallback(Callback, OfEveryPackage, base="callbacks.Callback"):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the run that is resumed."""
-        self.n_validations, self.n_failed = state_dict["n_validations"], state_dict["n_failed"]
+        self.n_validations = state_dict["n_validations"]
+        self.n_failed = state_dict["n_failed"]
         self._cadence.load_state_dict(state_dict.get("cadence", {}))
         if "drift" in state_dict:  # a checkpoint from before it was measured has none
             self._drift.load_state_dict(state_dict["drift"])

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from odsg_lightning.audit.config import AuditConfig, Target  # loads the standard library alone
 from odsg_lightning.cli.explainers import add_explainer
 from odsg_lightning.errors import UserInputError
-from odsg_lightning.saliency.options import Engine, Noise, Precision
+from odsg_lightning.saliency.options import Engine, Precision
 
 _NUMBERS = {
     "n-samples": (int, "noise samples of SmoothGrad"),
@@ -86,7 +86,6 @@ def _add_audit(subcommands: Any) -> None:
     choices: dict[str, tuple[Any, str]] = {
         "target": (Target, "what is returned, the logit and unclipped box behind it, or those that fit each object"),
         "engine": (Engine, "how gradients are computed; same maps"),
-        "noise": (Noise, "how noise samples depend on one another: centred ones add up to zero, and fewer of them do"),
         "precision": (Precision, "of the backward pass"),
     }
     for name, (kind, text) in choices.items():
@@ -155,7 +154,7 @@ def _run_audit(options: argparse.Namespace) -> int:
 
     numbers = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in _NUMBERS}
     metrics = dict(_metric(text) for text in options.metric)
-    chosen = ("explainer", "explainer_settings", "target", "engine", "noise", "precision")
+    chosen = ("explainer", "explainer_settings", "target", "engine", "precision")
     choices = {name: getattr(options, name) for name in chosen}
     config = AuditConfig(occlusion=not options.no_occlusion, **choices, **numbers)
     processes = (options.devices, options.num_nodes)

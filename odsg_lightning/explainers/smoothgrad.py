@@ -10,7 +10,7 @@ from odsg_lightning.errors import UserInputError
 from odsg_lightning.explainers.base import LookingExplainer
 from odsg_lightning.explainers.gradient import Gradient
 from odsg_lightning.names import PARAMETERS
-from odsg_lightning.saliency.options import Noise, check_noise, check_tolerance
+from odsg_lightning.saliency.options import check_tolerance
 from odsg_lightning.saliency.protocol import Detector
 from odsg_lightning.saliency.smoothgrad import smoothgrad
 from odsg_lightning.types import Detections, ObjectSaliency
@@ -25,7 +25,6 @@ class SmoothGrad:
         n_samples: noisy copies; with a ``tolerance``, the most that an object gets.
         sigma: standard deviation of the noise relative to the pixel range (0.05 is 12.75 grey levels).
         tolerance: None for all copies, or when to stop before: :func:`odsg_lightning.saliency.smoothgrad.smoothgrad`.
-        noise: ``"centred"`` for copies whose noise adds up to zero: see there.
 
     Raises:
         UserInputError: a value out of range.
@@ -39,7 +38,6 @@ class SmoothGrad:
     n_samples: int = 20
     sigma: float = 0.05
     tolerance: float | None = None
-    noise: Noise = "independent"
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -50,7 +48,6 @@ class SmoothGrad:
         if not 0 <= self.sigma < float("inf"):
             raise UserInputError(f"Expected argument `sigma` to be a finite number, 0 or more, but got {self.sigma!r}.")
         check_tolerance(self.tolerance)
-        check_noise(self.noise, self.tolerance)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -84,7 +81,6 @@ class SmoothGrad:
             sigma=self.sigma,
             match_iou=match_iou,
             tolerance=self.tolerance,
-            noise=self.noise,
             look=self.of.look,
             on_sample=on_sample,
         )

@@ -14,9 +14,6 @@ ANY_DETECTOR = ("batched", "autograd")
 Precision = Literal["full", "bf16"]
 """Of the linear backward pass alone: that of the image, or bfloat16, which is approximate."""
 
-Noise = Literal["independent", "centred"]
-"""How the noise samples of an image depend on one another: not at all, or so that their sum is zero."""
-
 
 MOST_TRIMMED = 0.1
 """A share that ``trim`` must stay below: sixteen blocks that lose a tenth each leave a fifth of a gradient."""
@@ -46,18 +43,3 @@ def check_tolerance(tolerance: float | None) -> None:
     """
     if tolerance is not None and not 0 < tolerance < 1:
         raise UserInputError(f"Expected argument `tolerance` to be None or between 0 and 1, but got {tolerance!r}.")
-
-
-def check_noise(noise: str, tolerance: float | None) -> None:
-    """Refuse an unknown way to draw noise, or one that does not go with a tolerance.
-
-    Raises:
-        UserInputError: says what is allowed and what came.
-    """
-    if noise not in get_args(Noise):
-        raise UserInputError(f"Expected argument `noise` to be one of {get_args(Noise)}, but got {noise!r}.")
-    if noise == "centred" and tolerance is not None:
-        raise UserInputError(
-            f"Expected no argument `tolerance` with `noise` 'centred', but got {tolerance!r}: its samples make up for "
-            "one another only where all of them are made. Choose one of the two."
-        )

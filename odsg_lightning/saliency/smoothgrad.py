@@ -16,7 +16,7 @@ from odsg_lightning.saliency.gradients import gradient_looks
 from odsg_lightning.saliency.masks import defined_maps
 from odsg_lightning.saliency.matching import match_one_to_one
 from odsg_lightning.saliency.noise import noisy_images
-from odsg_lightning.saliency.options import Noise, check_noise, check_tolerance
+from odsg_lightning.saliency.options import check_tolerance
 from odsg_lightning.saliency.protocol import Detector, Looks, Track
 from odsg_lightning.types import Detections, LocalMaps, ObjectSaliency
 
@@ -32,7 +32,6 @@ def smoothgrad(
     sigma: float = 0.05,
     match_iou: float | None = 0.7,
     tolerance: float | None = None,
-    noise: Noise = "independent",
     look: Looks = gradient_looks,
     on_sample: Callable[[], None] = lambda: None,
 ) -> list[ObjectSaliency]:
@@ -64,8 +63,6 @@ def smoothgrad(
         match_iou: least IoU of a detection in a noise sample with the reference; None for a detector that returns the
             same objects in the same order whatever it is shown, so that nothing has to be matched.
         tolerance: None for all ``n_samples``, or the largest 1 - correlation at which an object is finished.
-        noise: ``"centred"`` for noise samples that add up to zero:
-            :func:`~odsg_lightning.saliency.noise.noisy_images`. Not with a ``tolerance``.
         look: what is averaged: the plain gradient, or another explainer of one image.
         on_sample: called ``n_samples`` times, after each noise sample or instead of one that is not needed any more;
             never without indices.
@@ -75,8 +72,7 @@ def smoothgrad(
 
     Raises:
         ValueError: ``n_samples`` or ``sigma`` out of range.
-        UserInputError: ``tolerance`` out of range, ``noise`` unknown or not with it; an engine that the detector does
-            not have.
+        UserInputError: ``tolerance`` out of range; an engine that the detector does not have.
 
     Example:
         >>> class Brightest:  # one object, whose score is the image's mean and whose box never moves
@@ -98,11 +94,10 @@ def smoothgrad(
     if not 0 <= sigma < float("inf"):
         raise ValueError(f"Expected argument `sigma` to be 0 or more (relative to the pixel range), but got {sigma}.")
     check_tolerance(tolerance)
-    check_noise(noise, tolerance)
     if not indices:
         return []
     means = [_RunningMean(image, tolerance) for _ in indices]
-    noisy = noisy_images(image, n_samples, sigma, generator, noise)
+    noisy = noisy_images(image, n_samples, sigma, generator)
     # Where objects may finish early, not more samples at a time than the first of them needs.
     at_a_time = n_samples if tolerance is None else FEWEST_MATCHED
     done = 0

@@ -283,11 +283,10 @@ class TestState:
                 {"tolerance": 0.01},
                 {"tolerance": 0.02},
                 {"precision": "bf16"},
-                {"noise": "centred"},
                 {"trim": 0.01},
             )
         }
-        assert len(keys) == 6
+        assert len(keys) == 5
 
 
 @pytest.mark.parametrize(

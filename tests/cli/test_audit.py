@@ -378,7 +378,7 @@ def test_the_arguments_and_the_settings_agree():
     given["occlusion"] = not given.pop("no_occlusion")
     assert {name: given[name] for name in vars(AuditConfig())} == vars(AuditConfig())
     rest = set(vars(AuditConfig())) - {name.replace("-", "_") for name in _NUMBERS}
-    assert rest == {"explainer", "explainer_settings", "target", "engine", "noise", "precision", "occlusion"}
+    assert rest == {"explainer", "explainer_settings", "target", "engine", "precision", "occlusion"}
 
 
 def test_help_loads_no_torch():
