@@ -259,6 +259,19 @@ class TestReplay:
         finally:
             gc.enable()
 
+    def test_trimmed_together(self, model):
+        images, gradients = noisy(self.image, 3), {}
+        for trim in (0.0, 0.01):
+            (found,) = linearize_together(batching(model), images, "windowed", trim=trim)
+            gradients[trim] = next(found.gradients([[0, 0, 0]]))
+        exact, trimmed = gradients.values()
+        assert exact.dropped == 0 < trimmed.dropped < 0.5
+        whole = [on_image(exact._replace(values=v), self.image) for v in exact.values]
+        kept = [on_image(trimmed._replace(values=v), self.image) for v in trimmed.values]
+        for one, other in zip(whole, kept, strict=True):
+            difference, size = ((one - other).abs().sum((1, 2, 3)), one.abs().sum((1, 2, 3)))
+            assert (difference <= trimmed.dropped * size).all()
+
     def test_a_backbone_with_hooks_of_its_own_runs_alone(self, model):
         images = noisy(self.image, 2)
         model.backbone.register_forward_hook(lambda module, args, output: {n: 2 * f for n, f in output.items()})

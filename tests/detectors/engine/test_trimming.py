@@ -5,7 +5,7 @@ import torch
 
 from odsg_lightning.detectors.build import build_detector, load_config
 from odsg_lightning.detectors.engine.resnet import _through_stage
-from odsg_lightning.detectors.engine.strided_window import Scratch, StridedWindow
+from odsg_lightning.detectors.engine.strided_window import Records, Scratch, StridedWindow
 from odsg_lightning.detectors.engine.trimming import Trimmer, trimmed
 from odsg_lightning.detectors.engine.window import Window
 from odsg_lightning.detectors.engine.windowed import WindowedBackbone
@@ -88,7 +88,7 @@ class Still:
     def __init__(self):
         self.areas = []
 
-    def transposed(self, total, parts):
+    def transposed(self, total, parts, records):
         self.areas.append(total.box.area)
         return total
 
@@ -96,7 +96,7 @@ class Still:
 @pytest.mark.parametrize(("share", "areas"), [(0.0, [9, 25, 49, 81]), (0.01, [9, 9, 9, 9])])
 def test_inside_a_stage_windows_stop_growing(share, areas):
     block = Still()
-    _through_stage([block] * 4, [window([[1.0]])], Scratch(), Trimmer(share))
+    _through_stage([block] * 4, [window([[1.0]])], Records((0,)), Scratch(), Trimmer(share))
     assert block.areas == areas
 
 
