@@ -25,7 +25,6 @@ from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.audit.loop import audit
 from odsg_lightning.audit.measure import ExplainedObject, fingerprint, object_row
-from odsg_lightning.audit.trim_check import trim_scalars
 from odsg_lightning.checkpoints.opened import classes_of, load_any
 from odsg_lightning.data.audit_set_files import load_sample, unchanged_dataset
 from odsg_lightning.demo.recipe import no_foreign_warnings
@@ -33,9 +32,11 @@ from odsg_lightning.demo.shortcut_models import STEPS
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.gate import compare
 from odsg_lightning.records.audit_set import read_audit_set
+from odsg_lightning.records.means import trim_extremes
 from odsg_lightning.records.provenance import provenance
 from odsg_lightning.records.record import AuditRecord, ObjectRow
 from odsg_lightning.saliency.early_stop import correlation_distance
+from odsg_lightning.text import number
 
 
 @dataclass
@@ -46,12 +47,12 @@ class Trimmed:
         record: by share, 0 for the exact one.
         values: by share, of each object: differences of IOF (largest, mean), least IoU of a foreground, least
             correlation of a map, largest relative difference of a map (of sums of magnitudes), and its estimate.
-        estimated: by share, :func:`odsg_lightning.audit.trim_check.trim_scalars`.
+        estimated: by share, :func:`odsg_lightning.records.means.trim_extremes`.
     """
 
     record: dict[float, AuditRecord] = field(default_factory=dict)
     values: dict[float, list[tuple[float, ...]]] = field(default_factory=dict)
-    estimated: dict[float, Mapping[str, float]] = field(default_factory=dict)
+    estimated: dict[float, Mapping[str, float | None]] = field(default_factory=dict)
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, Trimmed]:
@@ -92,7 +93,6 @@ def _audited(checkpoint: Path, options: argparse.Namespace, config: AuditConfig)
             # What hiding pixels says does not depend on maps: it is asked once, and goes into the other records.
             of_share = replace(config, trim=share)
             rows: list[ObjectRow] = []
-            dropped, checks = [], []
             result.values[share] = []
             for item in audit(detector, samples, replace(of_share, occlusion=not share)):
                 row = object_row(item)
@@ -102,12 +102,10 @@ def _audited(checkpoint: Path, options: argparse.Namespace, config: AuditConfig)
                     before, reference = exact[item.key]
                     row = replace(row, occlusion=before.occlusion, detected_again=before.detected_again)
                     result.values[share].append(_differences(reference, item.explained))
-                    dropped.append(item.explained.saliency.dropped)
-                    checks += [item.trim_check] if item.trim_check else []
                 rows.append(row)
             told = fingerprint(chosen.sha256, of_share, chosen.masks)
             result.record[share] = AuditRecord(told, origin, tuple(sorted(rows, key=lambda row: row.key)))
-            result.estimated[share] = trim_scalars(dropped, checks)
+            result.estimated[share] = trim_extremes(rows)
     return result
 
 
@@ -156,7 +154,7 @@ def _print(found: Mapping[str, Trimmed], options: argparse.Namespace) -> None:
         table.add_row(
             name, f"{share:g}", str(len(values)), f"{max(iof):.4f}", f"{sum(mean) / len(mean):.5f}",
             f"{min(overlap):.4f}", f"{min(correlation):.5f}", f"{max(apart):.4f}", f"{max(dropped):.4f}", f"{held:.0%}",
-            f"{of.estimated[share]['audit/trim_iof']:.4f}",
+            number(of.estimated[share]["audit/trim_iof"], 4),
         )  # fmt: skip
     console.print(table)
     console.print(

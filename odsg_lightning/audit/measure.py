@@ -179,6 +179,7 @@ def object_row(item: AuditedObject) -> ObjectRow:
         matched_samples=explained.saliency.matched_samples,
         n_samples=explained.saliency.n_samples,
         stopped=explained.saliency.stopped,
+        trimmed=_trimmed(explained.saliency.dropped, item.trim_check),
         undetected=explained.undetected,
         iof=_by_name(IOF_NAMES, explained.iof),
         box_maps=_by_name(MAP_NAMES, explained.box_maps),
@@ -186,6 +187,13 @@ def object_row(item: AuditedObject) -> ObjectRow:
         occlusion={} if explained.evidence is None else _by_name(OCCLUSION_NAMES, explained.occlusion),
         detected_again={} if explained.evidence is None else dict(_detected_again(explained.evidence)),
     )
+
+
+def _trimmed(dropped: float, check: TrimCheck | None) -> dict[str, float | None]:
+    if check is None:
+        return {"dropped": round(dropped, _DIGITS)} if dropped else {}
+    checked = {"correlation": check.correlation, "iof": check.iof}
+    return {"dropped": round(dropped, _DIGITS)} | _by_name(tuple(checked), torch.tensor(list(checked.values())))
 
 
 def _by_name(names: Sequence[str], values: Tensor) -> dict[str, float | None]:

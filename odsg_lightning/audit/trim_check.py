@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from torch import Tensor
@@ -80,24 +80,6 @@ def warn_of_dropped(maps: Iterable[ObjectSaliency], config: AuditConfig) -> None
         _warn(f"With trim={config.trim} more than {MOST_DROPPED:.0%} of some objects' gradients is left out.")
 
 
-def trim_scalars(dropped: Sequence[float], checks: Sequence[TrimCheck]) -> dict[str, float]:
-    """Return what a trimmed audit says of itself, NaN where there is no value.
-
-    ``audit/trim_dropped`` (largest estimate of what was left out of an object's gradients), and of the checked objects
-    ``audit/trim_correlation`` (the lowest) and ``audit/trim_iof`` (the largest difference).
-
-    Example:
-        >>> trim_scalars([0.003, 0.004], [TrimCheck(0.9998, 0.0)])
-        {'audit/trim_dropped': 0.004, 'audit/trim_correlation': 0.9998, 'audit/trim_iof': 0.0}
-    """
-    correlations, iofs = [-check.correlation for check in checks], [check.iof for check in checks]
-    return {
-        "audit/trim_dropped": _largest(dropped),
-        "audit/trim_correlation": -_largest(correlations),
-        "audit/trim_iof": _largest(iofs),
-    }
-
-
 def _explained(
     detector: Detector, image: Tensor, image_id: int, numbers: Detections, row: int, config: AuditConfig, trim: float
 ) -> ObjectSaliency:
@@ -113,9 +95,8 @@ def _explained(
     return saliency
 
 
-def _largest(values: Sequence[float] | Tensor) -> float:
-    numbers = values.tolist() if isinstance(values, Tensor) else values
-    return max((number for number in numbers if not math.isnan(number)), default=math.nan)
+def _largest(values: Tensor) -> float:
+    return max((number for number in values.tolist() if not math.isnan(number)), default=math.nan)
 
 
 def _warn(text: str) -> None:

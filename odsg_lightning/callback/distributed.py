@@ -1,7 +1,7 @@
 """One audit by all processes together: each audits its share of the images, and all learn what came of it."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
@@ -15,17 +15,17 @@ from odsg_lightning.audit.choice import chosen_objects, listed_objects
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.explainer import explainer_of
 from odsg_lightning.audit.loop import audit
-from odsg_lightning.audit.measure import TrimCheck, object_maps, object_row
+from odsg_lightning.audit.measure import object_maps, object_row
 from odsg_lightning.audit.pairing import PairingCounts, why_few_are_paired
 from odsg_lightning.audit.strips import audited_strip, drawn_objects, strip_tag
-from odsg_lightning.audit.trim_check import trim_scalars, trims
+from odsg_lightning.audit.trim_check import trims
 from odsg_lightning.callback.failure import run_on_all_ranks
 from odsg_lightning.callback.packages import class_for
 from odsg_lightning.callback.progress import audit_progress
 from odsg_lightning.metrics.iof import IntersectionOverForeground
 from odsg_lightning.names import IOF_NAMES
 from odsg_lightning.records.maps_file import Key, ObjectMaps
-from odsg_lightning.records.means import audit_counts, evidence_means
+from odsg_lightning.records.means import audit_counts, evidence_means, trim_extremes
 from odsg_lightning.records.record import ObjectRow
 from odsg_lightning.saliency.protocol import Detector
 from odsg_lightning.types import AuditSample
@@ -43,7 +43,6 @@ class AuditResult:
         reseeded: maps of a few of them under another seed.
         pictures: ``[H, W, 3]`` uint8 RGB by tag, of the first process's objects.
         why_few: why nothing or little was paired; None if much was.
-        trimming: what a trimmed audit left out: :func:`odsg_lightning.audit.trim_check.trim_scalars`.
     """
 
     rows: tuple[ObjectRow, ...] = ()
@@ -52,7 +51,6 @@ class AuditResult:
     reseeded: dict[Key, ObjectMaps] = field(default_factory=dict)
     pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     why_few: str | None = None
-    trimming: Mapping[str, float] = field(default_factory=lambda: trim_scalars([], []))
 
 
 def audit_scalars(result: AuditResult, metric: IntersectionOverForeground, config: AuditConfig) -> dict[str, float]:
@@ -69,8 +67,9 @@ def audit_scalars(result: AuditResult, metric: IntersectionOverForeground, confi
     means = evidence_means(result.rows) | audit_counts(result.rows)
     if not config.occlusion:
         means = {name: value for name, value in means.items() if not name.startswith("occlusion/")}
-    trimming = result.trimming if trims(config) else {}
-    return iof | {name: math.nan if value is None else value for name, value in means.items()} | dict(trimming)
+    if trims(config):
+        means |= trim_extremes(result.rows)
+    return iof | {name: math.nan if value is None else value for name, value in means.items()}
 
 
 @dataclass(frozen=True)
@@ -136,8 +135,7 @@ class DistributedAudit:
                     strip = audited_strip(item, config) if keep_strip else None
                     maps = object_maps(item, strip) if self.keep_maps else None
                     iof = None if item.explained is None else item.explained.iof.cpu()
-                    dropped = None if item.explained is None else item.explained.saliency.dropped
-                    kept.append(_Kept(object_row(item), item.counts, iof, maps, dropped, item.trim_check))
+                    kept.append(_Kept(object_row(item), item.counts, iof, maps))
             return kept
 
         def audit_together(chosen: Sequence[AuditSample], config: AuditConfig, *, first: bool) -> list[_Kept]:
@@ -156,11 +154,7 @@ class DistributedAudit:
         counts = {item.row.image_id: item.counts for item in kept}
         paired = sum(not row.missed for row in rows)
         why_few = why_few_are_paired(paired, len(rows), counts.values(), self.config)
-        trimming = trim_scalars(
-            [item.dropped for item in kept if item.dropped is not None],
-            [item.trim_check for item in kept if item.trim_check is not None],
-        )
-        return AuditResult(rows, iof, _maps(kept), _maps(reseeded), pictures, why_few, trimming)
+        return AuditResult(rows, iof, _maps(kept), _maps(reseeded), pictures, why_few)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,8 +165,6 @@ class _Kept:
     counts: PairingCounts | None
     iof: Tensor | None
     maps: ObjectMaps | None
-    dropped: float | None
-    trim_check: TrimCheck | None
 
 
 def _maps(kept: Sequence[_Kept]) -> dict[Key, ObjectMaps]:

@@ -149,8 +149,9 @@ def _run_audit(options: argparse.Namespace) -> int:
 
     from odsg_lightning.checkpoints.audit import audit_checkpoint
     from odsg_lightning.checkpoints.launch import is_first, told_once
-    from odsg_lightning.records.means import audit_means
+    from odsg_lightning.records.means import audit_means, trim_extremes
     from odsg_lightning.records.tables import count_rows, iof_table
+    from odsg_lightning.text import number
 
     numbers = {name.replace("-", "_"): getattr(options, name.replace("-", "_")) for name in _NUMBERS}
     metrics = dict(_metric(text) for text in options.metric)
@@ -193,6 +194,9 @@ def _run_audit(options: argparse.Namespace) -> int:
     counts = Table(show_header=False)
     for row in count_rows(means):
         counts.add_row(*row)
+    if any(row.trimmed for row in record.objects):
+        left_out, *apart = (number(value, 4) for value in trim_extremes(record.objects).values())
+        counts.add_row("trimmed", f"{left_out} left out at most; checked: correlation {apart[0]}, IOF {apart[1]} apart")
     console.print(counts)
     beside = "" if record.maps is None else f", with {record.maps['file']}"
     console.print(f"Record: {options.output}{beside}", soft_wrap=True, markup=False, highlight=False)

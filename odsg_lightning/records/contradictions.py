@@ -77,6 +77,8 @@ def _of_the_samples(fingerprint: Mapping[str, Any], row: "ObjectRow") -> Iterato
         yield "was stopped early where the settings have no tolerance"
     elif row.stopped and matched < FEWEST_MATCHED:
         yield f"was stopped early by {matched} matched noise samples, and it takes {FEWEST_MATCHED}"
+    if row.trimmed and not fingerprint.get("trim"):
+        yield "says what was trimmed of its maps where the settings trim nothing"
     if not matched and set(row.undefined) != set(PARAMETERS):
         yield "has IOF values and was matched in no noise sample"
 

@@ -81,6 +81,27 @@ def audit_counts(rows: Sequence[ObjectRow]) -> dict[str, float | None]:
     }
 
 
+def trim_extremes(rows: Sequence[ObjectRow]) -> dict[str, float | None]:
+    """Return how far a trimmed audit may be from an exact one, None without a value.
+
+    ``audit/trim_dropped`` (``trimmed["dropped"]``, the estimate of what was left out of an object's gradients, its
+    largest), and of the objects that were explained with exact windows, too, ``audit/trim_correlation`` (of a map with
+    the exact one, the lowest) and ``audit/trim_iof`` (difference of an IOF, the largest).
+
+    Args:
+        rows: all audited objects, missed ones included.
+    """
+    explained = [row.trimmed for row in rows if row.explained]
+    correlations, iofs = (
+        [value for one in explained if (value := one.get(name)) is not None] for name in ("correlation", "iof")
+    )
+    return {
+        "audit/trim_dropped": max((one.get("dropped") or 0.0 for one in explained), default=None),
+        "audit/trim_correlation": min(correlations, default=None),
+        "audit/trim_iof": max(iofs, default=None),
+    }
+
+
 def mean_or_none(values: NDArray[np.float64]) -> float | None:
     """Return the mean of those that are no NaN; None if there are none."""
     defined = values[~np.isnan(values)]

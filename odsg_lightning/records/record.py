@@ -46,12 +46,13 @@ class ObjectRow:
         box_maps: the values of :data:`odsg_lightning.names.MAP_NAMES`; None where no box map is defined.
         edges: the values of :data:`odsg_lightning.names.EDGE_NAMES`; None where a map has none.
         occlusion: the values of :data:`odsg_lightning.names.OCCLUSION_NAMES`, 0 to 1; None where it cannot be judged.
-        detected_again: what was detected of the object with pixels hidden, by ``<value of occlusion>/<replacement>``:
-            ``score`` and ``iou`` with the detection of the whole image, 0 without a detection, and ``shift``, by which
-            its coordinates moved, in widths and heights of the box; None where it cannot be judged.
-        undetected: whether there is no paired detection, and the values are those of the anchor or region that fits the
-            object best (``target`` ``"ground_truth"``): its score, box and maps. Nothing was hidden from it.
+        detected_again: what was detected with pixels hidden, by ``<value of occlusion>/<replacement>``: ``score`` and
+            ``iou`` with the detection of the whole image, 0 without one, and ``shift`` of its coordinates, in widths
+            and heights of the box; None where it cannot be judged.
+        undetected: whether there is no paired detection, and score, box and maps are those of the anchor or region that
+            fits the object best (``target`` ``"ground_truth"``). Nothing was hidden from it.
         stopped: whether a ``tolerance`` ended its noise samples.
+        trimmed: of a trimmed audit: :func:`odsg_lightning.records.means.trim_extremes` says what its values are.
     """
 
     image_id: int
@@ -70,6 +71,7 @@ class ObjectRow:
     detected_again: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     undetected: bool = False
     stopped: bool = False
+    trimmed: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -258,15 +260,14 @@ def _as_json(record: AuditRecord) -> dict[str, Any]:
     if record.accepted:
         content["accepted"] = [dict(entry) for entry in record.accepted]
     if record.further:
-        keys = [row.key for row in record.objects]
-        further = [replace(audit, objects=tuple(audit.by_key[key] for key in keys)) for audit in record.further]
-        content["further"] = [compact(_as_json(audit)) for audit in further]
+        further = [replace(one, objects=tuple(one.by_key[row.key] for row in record.objects)) for one in record.further]
+        content["further"] = [compact(_as_json(one)) for one in further]
     return content | {"objects": [_row_as_json(row, record.fingerprint) for row in record.objects]}
 
 
 def _row_as_json(row: ObjectRow, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     common = {name: getattr(row, name) for name in ("image_id", "annotation_id", "file_name", "category")}
-    common["status"] = "missed" if row.missed else "detected"
+    common |= {"status": "missed" if row.missed else "detected"}
     if row.iof is None or row.box is None:
         return common
     return common | {
@@ -276,6 +277,7 @@ def _row_as_json(row: ObjectRow, fingerprint: Mapping[str, Any]) -> dict[str, An
         "matched_samples": row.matched_samples,
         "n_samples": row.n_samples,
         **stopped_as_json(fingerprint, row),
+        **({"trimmed": dict(row.trimmed)} if row.trimmed else {}),
         "iof": dict(row.iof),
         "box_maps": dict(row.box_maps),
         "edges": dict(row.edges),
@@ -295,5 +297,4 @@ def _explain(content: Any, error: fastjsonschema.JsonSchemaValueException) -> st
     """Say where the content leaves the schema; of an object, in terms of its own status."""
     if isinstance(content, dict) and content.get("schema") != SCHEMA:
         return f"its schema is {str(content.get('schema'))[:100]!r}, not {SCHEMA!r}"
-    message = str(error.message)
-    return message if len(message) < 500 else message[:500] + "..."
+    return message if len(message := str(error.message)) < 500 else message[:500] + "..."

@@ -9,8 +9,8 @@ from helpers.known_detectors import LinearDetector, box_sample
 
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.loop import audit
-from odsg_lightning.audit.measure import TrimCheck
-from odsg_lightning.audit.trim_check import trim_scalars, trims
+from odsg_lightning.audit.measure import object_row
+from odsg_lightning.audit.trim_check import trims
 from odsg_lightning.saliency.gradients import AutogradLinearization
 from odsg_lightning.saliency.protocol import EngineChoice
 
@@ -65,6 +65,7 @@ def test_values_by_hand():
     assert item.trim_check.correlation == pytest.approx(expected, abs=1e-6)
     assert item.trim_check.iof == pytest.approx(0.25)
     assert item.explained.saliency.dropped == 0.02
+    assert object_row(item).trimmed == pytest.approx({"dropped": 0.02, "correlation": expected, "iof": 0.25}, abs=1e-6)
     assert detector.asked == [0.01] * 4 + [0.01] * 2 + [0.0] * 2
     assert told == (
         "With trim=0.01 annotation 1 of image id 1 has maps that correlate 0.8653 with exact ones, where at least 0.99 "
@@ -93,7 +94,8 @@ def test_much_that_the_engine_says_it_dropped_is_warned_of():
         "With trim=0.01 more than 10% of some objects' gradients is left out. "
         "Audit with a smaller trim, or with trim=0."
     ]
-    assert audited(TrimmingDetector(lost=0.0, dropped=0.09))[1] == []
+    (item,), told = audited(TrimmingDetector(lost=0.0, dropped=0.09))
+    assert (told, object_row(item).trimmed["dropped"]) == ([], 0.09)
 
 
 def test_settings_of_gradients_are_not_for_other_explainers():
@@ -126,15 +128,5 @@ def test_an_object_without_a_defined_map_is_no_value():
     (item,), told = audited(TrimmingDetector(lost=0.0), match_iou=0.99, sigma=1e6)
     assert math.isnan(item.trim_check.correlation)
     assert math.isnan(item.trim_check.iof)
+    assert object_row(item).trimmed == {"dropped": 0, "correlation": None, "iof": None}
     assert told == []
-
-
-def test_scalars_are_those_of_the_worst_object():
-    nan = math.nan
-    checks = [TrimCheck(0.999, 0.001), TrimCheck(0.98, 0.0), TrimCheck(nan, nan)]
-    assert trim_scalars([0.01, 0.03, 0.02], checks) == {
-        "audit/trim_dropped": 0.03,
-        "audit/trim_correlation": 0.98,
-        "audit/trim_iof": 0.001,
-    }
-    assert all(math.isnan(value) for value in trim_scalars([], []).values())

@@ -37,6 +37,7 @@ CONTRADICTIONS = {
     "fewer samples": (whole(n_samples=1, matched_samples=1), "1 noise samples where the settings make 20"),
     "more samples": (whole(n_samples=10**6), "1000000 noise samples where the settings make 20"),
     "stopped without tolerance": (whole(stopped=True), "stopped early where the settings have no tolerance"),
+    "trimmed": (whole(trimmed={"dropped": 0.01}), "says what was trimmed of its maps where the settings trim nothing"),
     "stopped by nothing": (
         {"tolerance": 0.01},
         whole(n_samples=7, matched_samples=2, stopped=True),
@@ -117,6 +118,7 @@ LIMITS = {
     ),
     "stopped early": ({"tolerance": 0.01}, whole(n_samples=5, matched_samples=3, stopped=True)),
     "stopped at last": ({"tolerance": 0.01}, whole(stopped=True)),
+    "trimmed": ({"trim": 0.001}, whole(trimmed={"dropped": 0.01, "correlation": 0.999, "iof": None})),
     "undetected": ({"target": "ground_truth"}, undetected),
     "gradient": ({"explainer": "gradient"}, whole(n_samples=1, matched_samples=1)),
     "not judged": ({}, lambda row: replace(row, **hidden_pixels({"sufficiency": None, "necessity": None}))),

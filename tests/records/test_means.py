@@ -7,7 +7,7 @@ from helpers.records import as_missed, as_undefined, make_record
 
 from odsg_lightning.metrics.iof import IntersectionOverForeground
 from odsg_lightning.names import EDGE_NAMES, IOF_NAMES, PARAMETERS, SUMMARY_NAMES
-from odsg_lightning.records.means import audit_counts, audit_means, evidence_means
+from odsg_lightning.records.means import audit_counts, audit_means, evidence_means, trim_extremes
 
 
 @pytest.mark.parametrize("undefined", [0.0, 0.3])
@@ -82,3 +82,14 @@ def test_defined_is_the_share_of_the_detected_objects_maps():
     assert counts["audit/n_undefined"] == 2
     assert counts["audit/defined"] == 1 - 2 / (2 * len(PARAMETERS))
     assert audit_counts([as_missed(row) for row in rows])["audit/defined"] is None
+
+
+def test_what_trimming_may_have_changed_is_that_of_the_worst_object():
+    trimmed = ({"dropped": 0.01, "correlation": 0.999, "iof": 0.001}, {"dropped": 0.03})
+    checked = {"dropped": 0.02, "correlation": 0.98, "iof": 0.0}, {"dropped": 0.0, "correlation": None, "iof": None}
+    objects = make_record(2, 2, missed=0).objects
+    rows = [replace(row, trimmed=of_row) for row, of_row in zip(objects, (*trimmed, *checked), strict=True)]
+    worst = {"audit/trim_dropped": 0.03, "audit/trim_correlation": 0.98, "audit/trim_iof": 0.001}
+    assert trim_extremes(rows) == worst
+    assert trim_extremes(objects) == worst | dict.fromkeys(worst, None) | {"audit/trim_dropped": 0.0}
+    assert set(trim_extremes([as_missed(objects[0])]).values()) == {None}
