@@ -132,7 +132,8 @@ def test_gradient_equals_finite_differences(trained_retinanet, monkeypatch):
     image = image_with(detector, [sample.image.double() for sample in trained_retinanet.samples], 1)
     linearization = linearize(detector, image)
     best = unclipped(linearization.detections, image)[0]
-    ((gradient, _, _),) = linearization.gradients([best])
+    (local,) = linearization.gradients([best])
+    gradient = local.values
 
     def numbers(pixels):
         with torch.no_grad():
@@ -173,7 +174,8 @@ def test_full_size_architectures_differentiate(name):
     image = torch.rand(3, 96, 128) * 255
     linearization = linearize(Detectron2Adapter(model), image)
     assert len(linearization.detections) > 0
-    ((gradient, _, _),) = linearization.gradients([0])
+    (local,) = linearization.gradients([0])
+    gradient = local.values
     assert gradient.shape == (5, 3, 96, 128)
     assert gradient.isfinite().all()
     assert gradient[4].abs().max() > 0
