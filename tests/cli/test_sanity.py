@@ -40,7 +40,7 @@ def test_table_files_and_verdict(folder, tmp_path, capsys):
     assert printed.endswith(f"Written: {tmp_path / 'out'}\n")
     content = json.loads((tmp_path / "out" / "sanity.json").read_text())
     assert list(content["values"])[-2:] == ["stem", "distance alone"]
-    assert content["settings"]["explainer"] == "Gradient(engine='auto', precision='full')"
+    assert content["settings"]["explainer"] == "Gradient(engine='auto', precision='full', trim=0.0)"
     assert content["settings"]["max_objects"] == 1
     assert {name.partition("/")[2] for name in content["values"]["stem"]} == set(PARAMETERS)
     assert "| stem |" in (tmp_path / "out" / "sanity.md").read_text()

@@ -28,10 +28,10 @@ def trimmed(window: StridedWindow, share: float) -> tuple[StridedWindow, Tensor]
         The window without its rim, a view; and ``[N]`` the share of its mass that each cotangent lost.
 
     Example:
-        >>> line = torch.tensor([0.1, 7.9, 2.0, 0.0]).view(1, 1, 4, 1)
+        >>> line = torch.tensor([0.0625, 5.9375, 2.0, 0.0]).view(1, 1, 4, 1)
         >>> kept, dropped = trimmed(StridedWindow(line, top=5, left=5), 0.05)
         >>> kept.left, kept.values.flatten().tolist(), dropped.tolist()
-        (6, [7.900000095367432, 2.0], [0.009999990463256836])
+        (6, [5.9375, 2.0], [0.0078125])
     """
     single_at_least = torch.promote_types(window.values.dtype, torch.float32)
     mass = window.values.abs().sum(3, dtype=single_at_least)  # [N, h, w]

@@ -1,7 +1,7 @@
 """A rectangle of a feature map, outside of which a cotangent is zero."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -44,7 +44,7 @@ class Window:
         occupied = (self.values != 0).any(dim=1).any(dim=0)
         rows, columns = (occupied.any(dim=axis).nonzero().flatten().tolist() or [0] for axis in (1, 0))
         values = self.values[:, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        return Window(values, self.top + rows[0], self.left + columns[0], self.images)
+        return replace(self, values=values, top=self.top + rows[0], left=self.left + columns[0])
 
 
 def zeros_around(windows: Sequence[Window], count: int, images: tuple[int, ...] = (0,)) -> Window:

@@ -55,7 +55,7 @@ class Dropping(Upsampling):
     def __call__(self, cotangents):
         found = super().__call__(cotangents)
         first = torch.stack([window.values[:, 0, 0, 0] for window in cotangents.values()])
-        return Window(found.values, found.top, found.left, first.amax(0) / 100)
+        return Window(found.values, found.top, found.left, dropped=first.amax(0) / 100)
 
 
 @pytest.mark.parametrize("fits", [None, 3])
