@@ -9,7 +9,7 @@ _SHARE = 4
 """Of the free memory a batch may take one in so many parts: heads and backward passes need some, too."""
 _MOST = 16
 """Images of a batch: more of them fill a GPU no better, and are run in vain where samples stop early."""
-_CPU_PIXELS = 2**18
+_CPU_PIXELS = 2**17
 """Of all images of a batch on a CPU: larger ones are computing, not starting operations, and would need more memory."""
 
 

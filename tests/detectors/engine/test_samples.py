@@ -108,7 +108,7 @@ def test_how_many_at_once(monkeypatch):
     cpu = torch.device("cpu")
     assert images_at_once(image, cpu) == 1
     assert [images_at_once(torch.zeros(3, size, size), cpu) for size in (64, 128, 224, 256, 320, 512, 640)] == [
-        16, 16, 5, 4, 2, 1, 1
+        16, 8, 2, 2, 1, 1, 1
     ]  # fmt: skip
     for gigabytes, expected in [(0.1, 1), (28.8, 10), (80, 16)]:  # a quarter of it, at 720 MB for a million pixels
         free[cuda] = gigabytes * 1e9
