@@ -29,7 +29,6 @@ from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.errors import BrokenInputError, UserInputError
 from odsg_lightning.files import make_folder
 from odsg_lightning.records.audit_set import AuditSet, read_audit_set
-from odsg_lightning.records.kept_folder import wait_for
 from odsg_lightning.records.maps_file import Key, MapsFile, ObjectMaps, maps_path
 from odsg_lightning.records.partial import PartialAudit
 from odsg_lightning.records.provenance import provenance
@@ -160,8 +159,7 @@ class _Audit:
                 left = [image_id for image_id in ids if partial.finished(image_id, ids[image_id]) is None]
                 return sorted(left, key=lambda image_id: -len(ids[image_id]))
 
-            left = ranks.first(open_partial)
-            ranks.each(partial.join if ranks.rank else lambda: None)
+            left = ranks.open(partial, open_partial)
             images = {image.id: image for image in coco.images}
             mine = len(left[ranks.rank :: ranks.size])
             with _progress(ranks, len(ids) - len(left), mine, explainer_of(config).samples) as on_sample:
@@ -195,13 +193,7 @@ class _Audit:
         """Write the record from the finished images."""
         rows: list[ObjectRow] = []
         for image_id, annotation_ids in ids.items():
-            wait_for(partial.image(image_id))
-            finished = partial.finished(image_id, annotation_ids)
-            if finished is None:
-                raise BrokenInputError(
-                    f"Expected image id {image_id} finished in {partial.folder}, but it is gone. Start again."
-                )
-            rows.extend(finished)
+            rows.extend(partial.by_any(partial.finished, image_id, annotation_ids))
         objects = tuple(sorted(rows, key=lambda row: row.key))
         record = AuditRecord(head.fingerprint, head.provenance, objects, self.metrics)
         write_record_with_maps(record, self.output, partial.maps(ids) if self.with_maps else None)

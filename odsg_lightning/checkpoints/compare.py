@@ -29,10 +29,9 @@ from odsg_lightning.data.audit_set_files import load_sample, unchanged_dataset
 from odsg_lightning.data.coco import CocoDataset
 from odsg_lightning.detectors.resolve import resolve_adapter
 from odsg_lightning.environment import cores, versions
-from odsg_lightning.errors import BrokenInputError, UserInputError
+from odsg_lightning.errors import UserInputError
 from odsg_lightning.files import sha256_of
 from odsg_lightning.records.audit_set import AuditSet, read_audit_set
-from odsg_lightning.records.kept_folder import wait_for
 
 PICTURED = 8
 """Images, the first of the audit set, of which one object is drawn."""
@@ -167,8 +166,7 @@ class _Work:
                     done = sum(parts.image(image_id).exists() for image_id in images)
                     self.on_image(self.checkpoint.name, done, len(images))
 
-            left = ranks.first(open_parts)
-            ranks.each(parts.join if ranks.rank else lambda: None)
+            left = ranks.open(parts, open_parts)
             if len(left) < len(images):
                 tell()
             ranks.share(left, compare, parts)
@@ -179,15 +177,8 @@ class _Work:
         Raises:
             BrokenInputError: an image of theirs is not there.
         """
-        parts, found = self._parts({}), []
-        for image in self.coco.images:
-            wait_for(parts.image(image.id))
-            finished = parts.finished(image.id)
-            if finished is None:
-                raise BrokenInputError(
-                    f"Expected image id {image.id} finished in {parts.folder}, but it is gone. Start again."
-                )
-            found.append(finished)
+        parts = self._parts({})
+        found = [parts.by_any(parts.finished, image.id) for image in self.coco.images]
         gives = {method.name: method.explainer.parameters for method in self.methods}
         return CheckpointResult(self.checkpoint.name, self.sha256, tuple(found), self.explainers, gives)
 

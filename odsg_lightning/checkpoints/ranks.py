@@ -65,6 +65,12 @@ class Ranks:
         found = self.each(lambda: do() if self.rank == 0 else None)[0]
         return found  # type: ignore[return-value]
 
+    def open(self, kept: KeptFolder, do: Callable[[], Result]) -> Result:
+        """Open a folder in the first process, which all of them use, and return what came of it. All must call it."""
+        found = self.first(do)
+        self.each(kept.join if self.rank else lambda: None)
+        return found
+
     def share(self, tasks: Sequence[Task], do: Callable[[Task], Result], kept: KeptFolder) -> list[Result]:
         """Do the tasks, each in one of the processes, and return all results in their order. All must call it.
 

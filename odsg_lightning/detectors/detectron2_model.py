@@ -99,7 +99,7 @@ class Detectron2Model:
             return
         limit = self._images_at_once or images_at_once(first, self.model.get_buffer("pixel_mean").device)
         asked = engine, precision, trim
-        if limit > 1 and batchable(self.model, self._engine(*asked).backbone) is None:
+        if limit > 1 and not batchable(self.model, self._engine(*asked).backbone):
             limit = 1
         yield from in_batches(chain([first], images), limit, partial(self._run_together, asked=asked))
 

@@ -6,16 +6,18 @@ Nothing here loads torch.
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from odsg_lightning.errors import BrokenInputError, UserInputError
 from odsg_lightning.files import make_folder, read_json, write_text
 from odsg_lightning.records.record import differing_entries
 
 log = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
 
 _HEAD = "head.json"
 _FAILED = f".{_HEAD}-failed"
@@ -94,6 +96,25 @@ class KeptFolder:
     def image(self, image_id: int) -> Path:
         """Return the file of an image."""
         return self.folder / f"image_{image_id}.json"
+
+    def by_any(self, finished: Callable[..., Found | None], image_id: int, *which: Any) -> Found:
+        """Return an image that some process has finished, maybe a moment ago.
+
+        Args:
+            finished: reads it, None if it is not there, given ``image_id`` and ``which``.
+            image_id: of the image.
+            which: of its objects.
+
+        Raises:
+            BrokenInputError: it is not there.
+        """
+        wait_for(self.image(image_id))
+        found = finished(image_id, *which)
+        if found is None:
+            raise BrokenInputError(
+                f"Expected image id {image_id} finished in {self.folder}, but it is gone. Start again."
+            )
+        return found
 
     def remove(self) -> None:
         """Remove the folder.

@@ -21,10 +21,9 @@ from odsg_lightning.saliency.memory import out_of_memory
 Result = TypeVar("Result")
 
 
-def batchable(model: nn.Module, engine: BackboneEngine | None) -> WindowedBackbone | None:
-    """Return the engine of a model's backbone if it can record several images at once; None if it cannot."""
-    plain = replayable(model.get_submodule("backbone"))
-    return engine if plain and isinstance(engine, WindowedBackbone) else None
+def batchable(model: nn.Module, engine: BackboneEngine | None) -> bool:
+    """Whether the engine of a model's backbone can record several images at once."""
+    return isinstance(engine, WindowedBackbone) and replayable(model.get_submodule("backbone"))
 
 
 def in_batches(images: Iterator[Tensor], limit: int, run: Callable[[list[Tensor]], Result]) -> Iterator[Result]:
