@@ -2,8 +2,9 @@
 
 Decoding is a hundred small operations, and starting them takes longer than what they do: so not one backward pass for
 each number of each detection. A detection comes from one anchor or proposal, a row of the head's outputs. Detections of
-different rows share their passes: one for each of the five numbers, summed over them, and one more that weighs the
-detections differently, by which a row tells whose it is.
+different rows share their passes: a first one that weighs numbers and detections differently, by which a row tells
+whose it is, and one for each of the five numbers, summed over the detections. Those go only to the outputs that the
+first one reached: of a pyramid's levels mostly one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,10 +45,14 @@ def jacobians(outputs: Detections, leaves: Sequence[Tensor], indices: Sequence[i
         leaves: the head's outputs, each ``[R, n]``.
         indices: of detections.
     """
+    if not indices:
+        return
+    weights = _weights(len(indices))
+    weighed = _weighed(outputs, leaves, indices, weights)
+    # No weighed sum of all numbers is zero throughout unless all of them are.
+    reached = [bool((gradient != 0).any()) for gradient in weighed]
     if len(indices) > 1:
-        sums = _derivatives(outputs, leaves, indices)
-        weights = _weights(len(indices))
-        weighed = _weighed(outputs, leaves, indices, weights)
+        sums = _derivatives(outputs, leaves, reached, indices)
         owners = [owner for pair in zip(sums, weighed, strict=True) if (owner := _owners(*pair, weights)) is not None]
         if len(owners) == len(leaves):
             for number in range(len(indices)):
@@ -57,16 +62,27 @@ def jacobians(outputs: Detections, leaves: Sequence[Tensor], indices: Sequence[i
                 ]
             return
     for index in indices:  # some come from the same row
-        yield [_of_rows(leaf, _occupied(leaf).tolist()) for leaf in _derivatives(outputs, leaves, [index])]
+        yield [_of_rows(leaf, _occupied(leaf).tolist()) for leaf in _derivatives(outputs, leaves, reached, [index])]
 
 
-def _derivatives(outputs: Detections, leaves: Sequence[Tensor], indices: Sequence[int]) -> list[Tensor]:
-    """Return the derivatives of the five numbers, each summed over detections, by each leaf: ``[5, R, n]``."""
+def _derivatives(
+    outputs: Detections, leaves: Sequence[Tensor], reached: Sequence[bool], indices: Sequence[int]
+) -> list[Tensor]:
+    """Return the derivatives of the five numbers, each summed over detections, by each leaf.
+
+    Returns:
+        ``[5, R, n]`` of a leaf that is reached, ``[5, 0, n]`` of others.
+    """
     chosen = list(indices)
     # Not from one tensor that holds all five: each would send zeros through the decoding of the others, too.
     numbers = [outputs.boxes[chosen, side].sum() for side in range(4)] + [outputs.scores[chosen].sum()]
-    rows = [_gradients(number, leaves) for number in numbers]
-    return [torch.stack(of_leaf).cpu() for of_leaf in zip(*rows, strict=True)]
+    some = [leaf for leaf, is_reached in zip(leaves, reached, strict=True) if is_reached]
+    of_some = iter(zip(*(_gradients(number, some) for number in numbers), strict=True))
+    nothing = (len(numbers), 0)
+    return [
+        torch.stack(next(of_some)).cpu() if is_reached else torch.zeros(*nothing, leaf.shape[1], dtype=leaf.dtype)
+        for leaf, is_reached in zip(leaves, reached, strict=True)
+    ]
 
 
 def _weighed(outputs: Detections, leaves: Sequence[Tensor], indices: Sequence[int], weights: Tensor) -> list[Tensor]:
@@ -79,7 +95,7 @@ def _weighed(outputs: Detections, leaves: Sequence[Tensor], indices: Sequence[in
 
 
 def _gradients(number: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
-    if not number.requires_grad:
+    if not (number.requires_grad and leaves):
         return [torch.zeros_like(leaf) for leaf in leaves]
     return torch.autograd.grad(number, leaves, retain_graph=True, materialize_grads=True)
 

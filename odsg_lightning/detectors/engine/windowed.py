@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from odsg_lightning.detectors.detectron2_names import FPN, LastLevelMaxPool, LastLevelP6P7
-from odsg_lightning.detectors.engine.backbone import in_quick_layout
 from odsg_lightning.detectors.engine.conv import LinearConv, transpose_3x3, transpose_3x3_stride_2
 from odsg_lightning.detectors.engine.resnet import TransposedResNet
 from odsg_lightning.detectors.engine.strided_window import Box, Records, StridedWindow, clipped, summed
@@ -57,7 +56,8 @@ class WindowedBackbone:
 
         def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             torch.set_grad_enabled(False)
-            return tuple(map(in_quick_layout, inputs))
+            # On a CPU max-pooling alone is fifteen times faster so, and nothing is slower.
+            return tuple(image.contiguous(memory_format=torch.channels_last) for image in inputs)
 
         def after(module: nn.Module, inputs: tuple[Tensor, ...], features: dict[str, Tensor]) -> None:
             torch.set_grad_enabled(mode)

@@ -50,7 +50,7 @@ def test_detections_of_different_rows_share_six_passes():
     outputs, leaves = decoded([4, 0, 2, 5])
     assert passes(outputs, leaves, [0, 1, 2, 3]) == 6
     assert passes(outputs, leaves, [3, 1]) == 6
-    assert passes(outputs, leaves, [2]) == 5
+    assert passes(outputs, leaves, [2]) == 6
     assert passes(outputs, leaves, []) == 0
 
 
@@ -60,6 +60,22 @@ def test_detections_of_the_same_row_have_passes_of_their_own(rows):
     indices = list(range(len(rows)))
     assert passes(outputs, leaves, indices) == 6 + 5 * len(rows)
     assert passes(outputs, leaves, [0, 0]) == 16  # also if one is asked for twice
+
+
+def test_only_the_first_pass_goes_to_outputs_that_no_detection_came_from():
+    outputs, [boxes, logits] = decoded([4, 0])
+    other_level = torch.rand(9, 4, dtype=torch.float64).requires_grad_()
+    scores = torch.cat([outputs.scores, other_level[:, 0]])
+    every = Detections(torch.cat([outputs.boxes, other_level]), scores, torch.zeros(11).long())
+    for indices in ([1], [0, 1]):
+        with patch("torch.autograd.grad", wraps=torch.autograd.grad) as grad:
+            found = list(jacobians(every, [boxes, other_level, logits], indices))
+        asked = [len(call.args[1]) for call in grad.call_args_list]
+        assert asked == [3, 2, 2, 2, 2, 2]
+        for _, of_other, _ in found:
+            assert of_other.rows == []
+            assert of_other.values.shape == (5, 0, 4)
+        assert [jacobian[0].rows for jacobian in found] == [[[4, 0][index]] for index in indices]
 
 
 def test_the_mean_of_two_detections_is_not_taken_for_a_third():
