@@ -91,6 +91,9 @@ def test_saliency_benchmark_prints_a_table_and_writes_finite_numbers(benchmarks,
     variants = result["variants"]
     assert set(variants) == set(benchmarks("variants").VARIANTS)
     for name, variant in variants.items():
+        if "bf16" in name and torch.backends.cpu.get_cpu_capability() != "AVX512":
+            assert "no instructions for bfloat16" in variant["skipped"]  # minutes without them
+            continue
         assert "skipped" not in variant, name
         assert [math.isfinite(number) and number > 0 for number in variant["seconds"]] == [True], name
         assert variant["gflop"] > 0, name

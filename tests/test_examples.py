@@ -155,7 +155,8 @@ RUNS = {
         "--train-images=1 --val-images=1 --images=1 --steps=1 --n-samples=1 --trim=0.01", _trimmed
     ),
     "benchmarks/training_overhead.py": Run(
-        f"{FEW} {SMALL} --steps=1 --audits=1 --size=128x160 --batch-size=1 --timed-steps=1 --timed-samples=1",
+        f"{FEW} {SMALL} --detectors=retinanet --steps=1 --audits=1 --sizes=128x160 --batch-size=1 --timed-steps=1 "
+        "--timed-samples=1",
         _share_of_training,
     ),
 }

@@ -12,6 +12,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,7 +29,7 @@ from odsg_lightning import ODSmoothGradCallback
 from odsg_lightning.audit.config import AuditConfig
 from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.audit.loop import audit
-from odsg_lightning.demo.recipe import RECIPES, demo_data, demo_detector
+from odsg_lightning.demo.recipe import RECIPES, DetectorName, demo_data, demo_detector
 from odsg_lightning.demo.shapes import make_shapes
 from odsg_lightning.detectors.detectron2 import Detectron2Adapter
 from odsg_lightning.detectors.detectron2_names import EventStorage
@@ -46,11 +47,11 @@ def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for engine in (None, *ENGINES):
-            note(f"demonstration, {options.detector}, {options.steps} steps, audit: {engine or 'none'}")
-            rows.append(_demo_run(Path(folder), options, engine))
-    if not options.no_full_size:
-        rows += _full_size(options)
+        for detector, engine in product(options.detectors, (None, *ENGINES)):
+            note(f"demonstration, {detector}, {options.steps or RECIPES[detector][1]} steps, audit: {engine or 'none'}")
+            rows.append(_demo_run(Path(folder), detector, options, engine))
+    for size in [] if options.no_full_size else options.sizes:
+        rows += _full_size(size, options)
     table = Table(title=f"Share of a training run spent auditing ({machine(options.device)})")
     for name in ("run", "audit engine", "training s", "auditing s", "share", "explained", "how"):
         table.add_column(name, justify="left" if name in ("run", "audit engine", "how") else "right")
@@ -69,18 +70,19 @@ def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
     return rows
 
 
-def _demo_run(folder: Path, options: argparse.Namespace, engine: str | None) -> dict[str, Any]:
-    """Fit the demonstration's detector as ``odsg demo`` does it, but for the number of steps."""
+def _demo_run(folder: Path, detector: DetectorName, options: argparse.Namespace, engine: str | None) -> dict[str, Any]:
+    """Fit one of the demonstration's detectors as ``odsg demo`` does it, but for the number of steps."""
+    steps = options.steps or RECIPES[detector][1]
     seed_everything(0, verbose=False)
     shapes = make_shapes(folder / "shapes", n_train=options.images, n_val=options.val_images)
-    module, data = demo_detector(options.detector, options.steps), demo_data(shapes)
+    module, data = demo_detector(detector, steps), demo_data(shapes)
     audited = {"score_threshold": options.score_threshold, "max_strips": 0, "on_error": "raise"}
     callback = ODSmoothGradCallback(engine=engine, **audited) if engine else None
     trainer = Trainer(
         accelerator="gpu" if options.device == "cuda" else "cpu",
         devices=1,
-        max_steps=options.steps,
-        val_check_interval=max(1, options.steps // options.audits),
+        max_steps=steps,
+        val_check_interval=max(1, steps // options.audits),
         check_val_every_n_epoch=None,
         gradient_clip_val=5.0,
         logger=False,
@@ -101,7 +103,7 @@ def _demo_run(folder: Path, options: argparse.Namespace, engine: str | None) -> 
         explained = f"{recall * objects:.0f} of {objects:.0f}"
     images = min(_IMAGES, options.val_images)
     return {
-        "run": f"demo {options.detector}, {options.steps} steps",
+        "run": f"demo {detector}, {steps} steps",
         "engine": engine,
         "training": seconds - auditing,
         "auditing": auditing,
@@ -110,16 +112,16 @@ def _demo_run(folder: Path, options: argparse.Namespace, engine: str | None) -> 
     }
 
 
-def _full_size(options: argparse.Namespace) -> list[dict[str, Any]]:
+def _full_size(size: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure training steps and one audited picture of a full-size detector, and extrapolate both."""
-    height, width = map(int, options.size.split("x"))
-    note(f"{options.full_detector} {options.size}: planting {options.objects} objects")
+    height, width = map(int, size.split("x"))
+    note(f"{options.full_detector} {size}: planting {options.objects} objects")
     planted = plant(options.full_detector, height, width, options.objects, options.object_size)
     audits = {engine: _one_picture(planted, engine, options) for engine in ENGINES}
     step = _training_step(planted, options)  # last: it changes the weights
     return [
         {
-            "run": f"{options.full_detector} {options.size}, {every} steps of {options.batch_size} images",
+            "run": f"{options.full_detector} {size}, {every} steps of {options.batch_size} images",
             "engine": engine,
             "training": every * step,
             "auditing": _IMAGES * audits[engine],
@@ -176,8 +178,8 @@ def _training_step(planted: Planted, options: argparse.Namespace) -> float:
 def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="shorter runs, 320x320, fewer measurements")
-    parser.add_argument("--detector", choices=sorted(RECIPES), default="retinanet", help="of the demonstration")
-    parser.add_argument("--steps", type=int, help="of the demonstration (900, as it has; --quick: 240)")
+    parser.add_argument("--detectors", nargs="+", choices=sorted(RECIPES), help="of the demonstration (both)")
+    parser.add_argument("--steps", type=int, help="of the demonstration (as many as it has; --quick: 240)")
     parser.add_argument("--audits", type=int, help="of the demonstration (6, as it has; --quick: 2)")
     parser.add_argument(
         "--score-threshold",
@@ -187,7 +189,7 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=1000, help="training images of the demonstration")
     parser.add_argument("--val-images", type=int, default=100, help="its validation images, of which 16 are audited")
     parser.add_argument("--full-detector", default="retinanet_R_50_FPN", help="a name from configs/detectors")
-    parser.add_argument("--size", help="height x width at full size (480x640; --quick: 320x320)")
+    parser.add_argument("--sizes", nargs="+", help="height x width at full size (480x640, 800x1344; --quick: 320x320)")
     parser.add_argument("--objects", type=int, help="audited objects per picture at full size (5; --quick: 2)")
     parser.add_argument("--object-size", type=int, default=96, help="their sides in pixels")
     parser.add_argument("--batch-size", type=int, default=2, help="pictures of a training step at full size")
@@ -197,8 +199,9 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options = parser.parse_args(args)
-    names = ("steps", "audits", "score_threshold", "size", "objects", "timed_steps", "timed_samples")
-    quick, full = (240, 2, 0.3, "320x320", 2, 1, 1), (900, 6, 0.5, "480x640", 5, 3, 2)
+    names = ("detectors", "steps", "audits", "score_threshold", "sizes", "objects", "timed_steps", "timed_samples")
+    quick = (["retinanet"], 240, 2, 0.3, ["320x320"], 2, 1, 1)
+    full = (["retinanet", "faster-rcnn"], None, 6, 0.5, ["480x640", "800x1344"], 5, 3, 2)
     for name, value in zip(names, quick if options.quick else full, strict=True):
         if getattr(options, name) is None:
             setattr(options, name, value)

@@ -20,6 +20,7 @@ from odsg_lightning.detectors.engine.backbone import AutogradBackbone
 from odsg_lightning.detectors.engine.windowed import WindowedBackbone
 from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.gradients import linearize, linearize_together
+from odsg_lightning.saliency.memory import images_at_once
 from odsg_lightning.saliency.noise import PIXEL_RANGE
 from odsg_lightning.types import LocalGradient
 
@@ -214,10 +215,15 @@ VARIANTS: Mapping[str, Callable[[Case, Read], Measured]] = {
 
 
 def why_not(case: Case, variant: str) -> str:
-    """Return why a detector does not have this engine; empty if it does."""
+    """Return why a detector does not have this engine, or this device no use for it; empty otherwise."""
     name, _, kind = variant.partition("-")
     if name not in ("cut", "windowed"):
         return ""
+    on_cpu = case.image.device.type == "cpu"
+    if on_cpu and "bf16" in kind and torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return "this CPU has no instructions for bfloat16"
+    if kind.endswith("16") and not kind.endswith("bf16") and images_at_once(case.image, case.image.device) == 1:
+        return "images of this size go one by one on this device, as in the variant without -16"
     asked = (name, "bf16" if "bf16" in kind else "full", TRIM if "trimmed" in kind else 0.0)
     choice = (case.candidates if kind == "logits" else case.detector).choose_engine(*asked)
     same = (choice.name, choice.precision, choice.trim) == asked
