@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from odsg_lightning.audit.config import AuditConfig, Target  # loads the standard library alone
+from odsg_lightning.cli.detectors import CHECKPOINT, add_audit_set_files, add_detector, add_own_module, add_processes
 from odsg_lightning.cli.explainers import add_explainer
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.saliency.options import Engine, Precision
@@ -73,15 +74,12 @@ def _add_audit(subcommands: Any) -> None:
         help="audit a checkpoint on an audit set: which pixels carry each number, and which does a detection need?",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("checkpoint", type=Path, help="Lightning .ckpt, or Detectron2 .pth or .pkl with --config")
+    parser.add_argument("checkpoint", type=Path, help=CHECKPOINT)
     parser.add_argument("--audit-set", type=Path, required=True, help="of `odsg audit-set`")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the record to write, .json")
-    parser.add_argument("--config", help="of a Detectron2 checkpoint: bare name, name of the model zoo, or YAML file")
-    parser.add_argument(
-        "--num-classes", type=int, help="of a Detectron2 checkpoint (default: as many as the audit set has categories)"
-    )
-    parser.add_argument("--annotations", type=Path, help="the COCO file, if not where the audit set says")
-    parser.add_argument("--images", type=Path, help="folder of its images, if not there")
+    add_detector(parser, with_audit_set=True)
+    add_own_module(parser)
+    add_audit_set_files(parser)
     add_explainer(parser, AuditConfig.explainer)
     choices: dict[str, tuple[Any, str]] = {
         "target": (Target, "what is returned, the logit and unclipped box behind it, or those that fit each object"),
@@ -94,14 +92,10 @@ def _add_audit(subcommands: Any) -> None:
         default = getattr(AuditConfig, name.replace("-", "_"))
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
     parser.add_argument("--no-occlusion", action="store_true", help="hide no pixels: no sufficiency, no necessity")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
-    parser.add_argument(
-        "--devices",
-        type=int,
-        metavar="N",
-        help="share the images out to so many GPUs, or processes of one thread, whatever their number: the same record",
+    shared_out = (
+        "share the images out to so many GPUs, or processes of one thread, whatever their number: the same record"
     )
-    parser.add_argument("--num-nodes", type=int, default=1, metavar="M", help="machines with --devices each")
+    add_processes(parser, shared_out)
     parser.add_argument(
         "--metric",
         action="append",
@@ -110,12 +104,6 @@ def _add_audit(subcommands: Any) -> None:
         help="what your evaluation measured, for the report: --metric val/map=0.41 --metric val/map_50=0.62",
     )
     parser.add_argument("--no-maps", action="store_true", help="write the record only, not the maps beside it")
-    parser.add_argument("--trust", action="store_true", help="read the checkpoint even if it may run any code")
-    parser.add_argument(
-        "--module",
-        metavar="PKG.MODULE:CLASS",
-        help="of a LightningModule of your own: its class, which is imported, so only with --trust",
-    )
     parser.add_argument("--restart", action="store_true", help="begin again after an interruption")
     parser.set_defaults(run=_run_audit)
 

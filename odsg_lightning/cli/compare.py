@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from odsg_lightning.cli.detectors import CHECKPOINT, add_audit_set_files, add_detector, add_own_module, add_processes
 from odsg_lightning.names import EXPLAINERS
 
 _QUICK: dict[str, int] = {"steps": 10, "n_samples": 5, "n_masks": 250, "max_images": 16}
@@ -20,9 +21,7 @@ def add(subcommands: Any) -> None:
         description="Explains the same anchors or regions by every explainer and measures every map alike. Writes "
         "comparison.json, comparison.md and comparison.html.",
     )
-    parser.add_argument(
-        "checkpoints", nargs="+", type=Path, metavar="checkpoint", help="Lightning .ckpt, or Detectron2 .pth or .pkl"
-    )
+    parser.add_argument("checkpoints", nargs="+", type=Path, metavar="checkpoint", help=CHECKPOINT)
     parser.add_argument("--audit-set", type=Path, required=True, help="of `odsg audit-set`")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="for the results")
     what = parser.add_argument_group("what is compared")
@@ -40,22 +39,12 @@ def add(subcommands: Any) -> None:
     )
     how.add_argument("--score-threshold", type=float, default=0.5, help="objects detected with more (default: 0.5)")
     how.add_argument("--seed", type=int, default=0, help="of noise and masks (default: 0)")
-    how.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    how.add_argument(
-        "--devices",
-        type=int,
-        metavar="N",
-        help="share the images out to N GPUs or processes: the same values (default: 1 GPU, or one a core, at most 8)",
-    )
-    how.add_argument("--num-nodes", type=int, default=1, metavar="M", help="machines with --devices each (default: 1)")
+    add_processes(how, "share the images out to N GPUs or processes (default: 1 GPU, or one a core, at most 8)")
     how.add_argument("--restart", action="store_true", help="begin again, whatever an earlier call has finished")
     files = parser.add_argument_group("files")
-    files.add_argument("--annotations", type=Path, help="the COCO file, if not where the audit set says")
-    files.add_argument("--images", type=Path, help="folder of its images, if not there")
-    files.add_argument("--config", help="of Detectron2 checkpoints: bare name, name of the model zoo, or YAML file")
-    files.add_argument("--num-classes", type=int, help="of Detectron2 checkpoints")
-    files.add_argument("--trust", action="store_true", help="read the checkpoints even if they may run any code")
-    files.add_argument("--module", metavar="PKG.MODULE:CLASS", help="of LightningModules of your own; needs --trust")
+    add_audit_set_files(files)
+    add_detector(files, with_audit_set=True)
+    add_own_module(files)
     parser.set_defaults(run=_run)
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from odsg_lightning.cli.detectors import CHECKPOINT, add_detector
 from odsg_lightning.cli.explainers import add_explainer, explainer_asked_for
 
 _EXPLAIN = (
@@ -21,7 +22,7 @@ def add(subcommands: Any) -> None:
         description="Which pixels does each number of a detection depend on? Writes one strip of maps per detection.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("checkpoint", type=Path, help="Lightning .ckpt, or Detectron2 .pth or .pkl with --config")
+    parser.add_argument("checkpoint", type=Path, help=CHECKPOINT)
     parser.add_argument("pictures", type=Path, nargs="+", metavar="picture")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("explained"), help="folder, or of one picture a .png or .npz file"
@@ -41,10 +42,7 @@ def add(subcommands: Any) -> None:
     how.add_argument("--seed", type=int, default=0, help="of the noise")
     how.add_argument("--min-size", type=int, help="shorter edge as the detector sees a picture (default: its own)")
     how.add_argument("--max-size", type=int, help="upper limit of the longer edge (default: its own)")
-    how.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    how.add_argument("--config", help="of a Detectron2 checkpoint: bare name, name of the model zoo, or YAML file")
-    how.add_argument("--num-classes", type=int, help="of a Detectron2 checkpoint")
-    how.add_argument("--trust", action="store_true", help="read the checkpoint even if it may run any code")
+    add_detector(how)
     parser.set_defaults(run=_run)
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from odsg_lightning.cli.detectors import CHECKPOINT, add_audit_set_files, add_detector
 from odsg_lightning.cli.explainers import add_explainer, explainer_asked_for
 
 _CHECK = (
@@ -21,21 +22,15 @@ def add(subcommands: Any) -> None:
         "the same anchors or regions with those of the trained one (Adebayo et al., 2018).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("checkpoint", type=Path, help="Lightning .ckpt, or Detectron2 .pth or .pkl with --config")
+    parser.add_argument("checkpoint", type=Path, help=CHECKPOINT)
     parser.add_argument("--audit-set", type=Path, required=True, help="of `odsg audit-set`: its images are used")
     parser.add_argument("-o", "--output", type=Path, help="folder for sanity.json, sanity.md and sanity.png")
     add_explainer(parser, "smoothgrad", with_smoothgrads=True)
     parser.add_argument("--score-threshold", type=float, default=0.5, help="detections that score above this")
     parser.add_argument("--max-objects", type=int, default=3, help="the best so many of an image")
     parser.add_argument("--seed", type=int, default=0, help="of the permuted weights and of the noise")
-    parser.add_argument("--annotations", type=Path, help="the COCO file, if not where the audit set says")
-    parser.add_argument("--images", type=Path, help="folder of its images, if not there")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--config", help="of a Detectron2 checkpoint: bare name, name of the model zoo, or YAML file")
-    parser.add_argument(
-        "--num-classes", type=int, help="of a Detectron2 checkpoint (default: as many as the audit set has categories)"
-    )
-    parser.add_argument("--trust", action="store_true", help="read the checkpoint even if it may run any code")
+    add_audit_set_files(parser)
+    add_detector(parser, with_audit_set=True)
     parser.set_defaults(run=_run)
 
 
