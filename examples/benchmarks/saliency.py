@@ -40,6 +40,7 @@ _DEFAULT = [
     ("retinanet_R_101_FPN", "800x1344", 5, 96),
 ]
 _QUICK = [("retinanet_R_50_FPN", "320x320", 2, 96), ("faster_rcnn_R_50_FPN", "320x320", 2, 96)]
+_ENGINES = [name for name in VARIANTS if name.startswith(("cut", "windowed")) and not name.endswith("logits")]
 Setting = tuple[str, str, int, int]
 
 
@@ -60,15 +61,16 @@ def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
         except ValueError as reason:  # so many do not fit; a network that finds too few is an error
             note(f"  skipped: {reason}")
             results.append(case | {"skipped": str(reason), "variants": {}})
-            continue
-        results.append(case | _measure(_on(planted, options.device), options))
+        else:
+            results.append(case | _measure(_on(planted, options.device), options))
+        if options.output:  # after each, as all of them take hours
+            written = {"machine": machine(options.device), "cases": results}
+            options.output.write_text(json.dumps(written, indent=1) + "\n")
     title(machine(options.device), options)
     saliency_table(results)
     if options.further:
         further_table(results)
     notes_below(results)
-    if options.output:
-        options.output.write_text(json.dumps({"machine": machine(options.device), "cases": results}, indent=1) + "\n")
     return results
 
 
@@ -90,8 +92,7 @@ def _measure(planted: Planted, options: argparse.Namespace) -> dict[str, Any]:
             note(f"  {name}: skipped, {reason}")
             variants[name] = {"skipped": reason}
     for name, values in gradients.items():
-        engine = name.startswith(("cut", "windowed")) and not name.endswith("logits")
-        if engine and "autograd" in gradients:
+        if name in _ENGINES and "autograd" in gradients:
             variants[name] |= _differences(values, gradients["autograd"])
     gradients.clear()
     running = [name for name, variant in variants.items() if "skipped" not in variant]
@@ -108,9 +109,8 @@ def _measure(planted: Planted, options: argparse.Namespace) -> dict[str, Any]:
         if options.further and "windowed" in running and case.count > 1:
             further.append(_further(case, number, options.device))
     if options.memory:
-        for name, mib in _memory(
-            planted, [n for n in running if not options.quick or n in ("autograd", "windowed")], options
-        ):
+        main = ("autograd", "windowed") if options.quick else ("backward", "autograd", *_ENGINES)
+        for name, mib in _memory(planted, [name for name in running if name in main], options):
             variants[name]["memory_mib"] = mib
     return {"variants": variants, "convolution_gflops": peak.gflops, "further": further}
 
