@@ -15,7 +15,7 @@ from odsg_lightning.detectors.engine.window import UnsupportedModelError
 _FORWARDS = (nn.Conv2d.forward, Conv2d.forward)
 _NORMS = (FrozenBatchNorm2d, nn.BatchNorm2d, nn.SyncBatchNorm)
 _SMALL = 2**16
-"""Numbers of a weight that is kept on a CPU: of a ResNet-50's in all 5 MB."""
+"""Numbers of a weight that is kept on a CPU: of a ResNet-50's in all 3 MB."""
 
 
 class LinearConv:
