@@ -224,11 +224,12 @@ def test_two_halves_make_the_whole_and_the_mirrored_maps_are_turned_back(part, t
     maps = content[f"maps/{arms.PRIMARY}"][0] * content[f"peaks/{arms.PRIMARY}"][0][:, None, None]
     assert maps == pytest.approx(whole.maps.numpy(), abs=1e-3 * float(whole.maps.max()))
     assert content[f"matched/{arms.PRIMARY}"][0] == whole.matched_samples
-    # The same "network" on the mirrored picture sees the same edges: most of each map lies where it lay.
+    # The same "network" on the mirrored picture sees the same edges: a map lies where it lay, and not where that of the
+    # other side did, whose it became in between. (Upper and lower edge stay what they are, and tell nothing of this.)
     upright, turned = content["maps/method 2, one pass"][0, :4], content[f"maps/{arms.MIRRORED}"][0, :4]
-    for number in range(4):
-        correlations = [np.corrcoef(turned[number].ravel(), upright[other].ravel())[0, 1] for other in range(4)]
-        assert np.argmax(correlations) == number
+    for number, other_side in ((0, 2), (2, 0)):
+        same, other = (np.corrcoef(turned[number].ravel(), upright[n].ravel())[0, 1] for n in (number, other_side))
+        assert same > other
 
 
 @pytest.fixture

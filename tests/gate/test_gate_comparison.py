@@ -293,7 +293,8 @@ def test_one_category_alone_is_judged_as_all_objects_are(drop, seed):
     all_objects = compare(record, candidate, only("iof/near", Rule(Margin(0.1)))).checks[0]
     category = check(compare(record, candidate, by_category({})), "iof/near[cat]")
     assert category.verdict == all_objects.verdict
-    assert (category.lower, category.upper) == (all_objects.lower, all_objects.upper)
+    # Not to the last bit: the same numbers are added up in another order.
+    assert (category.lower, category.upper) == pytest.approx((all_objects.lower, all_objects.upper), abs=1e-12)
 
 
 def test_false_discoveries_are_controlled_over_categories():
