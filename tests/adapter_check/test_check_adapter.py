@@ -9,7 +9,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from odsg_lightning import check_adapter
+from odsg_lightning.adapter_check.look import confidence
 from odsg_lightning.adapter_check.result import AdapterCheck, Finding
+from odsg_lightning.detectors.detectron2 import Detectron2Adapter
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.types import AuditSample
 
@@ -115,7 +117,13 @@ def test_findings_are_a_table_and_an_error():
 @pytest.mark.parametrize("fixture", ["trained_retinanet", "trained_faster_rcnn"])
 def test_real_trained_detectors_raise_no_alarm(fixture, request):
     trained = request.getfixturevalue(fixture)
-    sample = trained.samples[0]
+
+    def sure_of(sample):
+        with torch.no_grad():
+            (found,) = Detectron2Adapter(trained.model).detect([sample.image])
+        return confidence(found, sample)
+
+    sample = max(trained.samples, key=sure_of)  # as somebody would choose who wants to be told something
     for hints in ({}, {"annotations": sample, "num_classes": 3}):
         check = check_adapter(trained.model, sample.image, **hints)
         alarms = check.of_status("failure", "warning")
