@@ -25,10 +25,9 @@ from peak_memory import mib_above_forward
 from planted import Planted, plant
 from report import further_table, note, notes_below, saliency_table, title
 from torch import Tensor
-from variants import VARIANTS, why_not
+from variants import VARIANTS, one_by_one, why_not
 
 from odsg_lightning.names import PARAMETERS
-from odsg_lightning.saliency.memory import images_at_once
 
 DETECTORS = ["retinanet_R_50_FPN", "faster_rcnn_R_50_FPN", "retinanet_R_101_FPN", "faster_rcnn_R_101_FPN"]
 SIZES, COUNTS, OBJECT_SIZES = ["320x320", "480x640", "800x1344"], [1, 5, 10], [32, 96, 256]
@@ -172,8 +171,8 @@ def _estimate(settings: Sequence[Setting], options: argparse.Namespace) -> float
         engines = {"cut": 3.0 * count + 0.5, "windowed": 1.0 * count + 0.5, "windowed-bf16": 0.8 * count + 0.5}
         engines |= {"windowed-trimmed": 0.7 * count + 0.5, "windowed-trimmed-bf16": 0.5 * count + 0.5}
         engines |= {f"{name}-16": 16 * engines[name] for name in ("windowed", "windowed-trimmed-bf16")}
-        one_by_one = images_at_once(torch.empty(3, height, width), torch.device(options.device)) == 1
-        run = [name for name in options.variants if not (one_by_one and name.endswith("-16"))]
+        image = torch.empty(3, height, width, device=options.device)
+        run = [name for name in options.variants if not one_by_one(name, image)]
         once = sum((passes | engines)[name.removesuffix("-logits")] for name in run)
         seconds += one * (10 + once * (1 + options.rounds + (0.7 if options.memory else 0)))
     return seconds

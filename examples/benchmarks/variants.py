@@ -214,6 +214,11 @@ VARIANTS: Mapping[str, Callable[[Case, Read], Measured]] = {
 }
 
 
+def one_by_one(variant: str, image: Tensor) -> bool:
+    """Whether a variant would take several noise samples together, but images of this size do not go together."""
+    return variant.endswith("-16") and images_at_once(image, image.device) == 1
+
+
 def why_not(case: Case, variant: str) -> str:
     """Return why a detector does not have this engine, or this device no use for it; empty otherwise."""
     name, _, kind = variant.partition("-")
@@ -222,7 +227,7 @@ def why_not(case: Case, variant: str) -> str:
     on_cpu = case.image.device.type == "cpu"
     if on_cpu and "bf16" in kind and torch.backends.cpu.get_cpu_capability() != "AVX512":
         return "this CPU has no instructions for bfloat16"
-    if kind.endswith("16") and not kind.endswith("bf16") and images_at_once(case.image, case.image.device) == 1:
+    if one_by_one(variant, case.image):
         return "images of this size go one by one on this device, as in the variant without -16"
     asked = (name, "bf16" if "bf16" in kind else "full", TRIM if "trimmed" in kind else 0.0)
     choice = (case.candidates if kind == "logits" else case.detector).choose_engine(*asked)

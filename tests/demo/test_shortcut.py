@@ -56,7 +56,7 @@ def test_the_gate_refuses_the_detector_that_reads_the_frames(few_images, tmp_pat
     assert mean_share_on_the_object(candidate) < 0.6 * mean_share_on_the_object(baseline)
     clean, broken = (audit_means(record.objects) for record in (baseline, candidate))
     for name in ("occlusion/sufficiency", "occlusion/necessity"):
-        assert broken[name] < clean[name] - 0.3, name  # of six margins; how much more hangs on the CPU, too
+        assert broken[name] < clean[name] - 0.4, name  # of eight margins; whether it halves hangs on the CPU
     assert "How well, and for which reasons" in printed
     assert "With all but the object hidden, the shortcut detector finds" in " ".join(printed.split())
     assert (tmp_path / "report.html").is_file()

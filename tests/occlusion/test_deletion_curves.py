@@ -134,4 +134,6 @@ def test_a_real_detector_loses_an_object_sooner_by_its_mask_than_by_the_opposite
     inserted = [insertion_area(insertion_curves(adapter, sample.image, found, m))[0] for m in (on_box, 1.1 - on_box)]
     assert (deleted[0] < deleted[1] - 0.2).all()
     assert (inserted[0] > inserted[1]).all()
-    assert (inserted[0] - inserted[1]).mean() > 0.15  # how much, hangs on the training: a blurred object may be enough
+    assert (
+        inserted[0] - inserted[1]
+    ).mean() > 0.2  # of each, that hangs on the training: a blurred object may be enough
