@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DETECTOR ?= retinanet
 JOBS ?= 2
+# Containers often set it. Without bytecode each of the hundred processes that the tests start takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
 # Whole files to each process: what a file's tests share is made once. In the order of their names, so that none of the
 # longest comes last.
 BY_FILE := --dist loadfile --no-loadscope-reorder
