@@ -21,7 +21,15 @@ from odsg_lightning.audit.progress import audit_progress
 from odsg_lightning.audit.strips import audited_strip
 from odsg_lightning.checkpoints.device import Device, choose_device
 from odsg_lightning.checkpoints.launch import share_out
-from odsg_lightning.checkpoints.opened import circumstances, classes_of, load_any, repeatable, running, why_afresh
+from odsg_lightning.checkpoints.opened import (
+    circumstances,
+    classes_of,
+    load_any,
+    repeatable,
+    running,
+    scaled_otherwise,
+    why_afresh,
+)
 from odsg_lightning.checkpoints.ranks import Ranks
 from odsg_lightning.data.audit_set_files import load_sample, unchanged_dataset
 from odsg_lightning.data.coco import CocoDataset
@@ -181,7 +189,8 @@ class _Audit:
                         partial.remove()
                     raise
         counts += [None] * (len(ids) - len(left))
-        ranks.first(lambda: self._write(head, partial, ids, counts))
+        otherwise = scaled_otherwise(loaded, chosen, coco)
+        ranks.first(lambda: self._write(head, partial, ids, counts, otherwise))
 
     def _write(
         self,
@@ -189,6 +198,7 @@ class _Audit:
         partial: PartialAudit,
         ids: Mapping[int, Sequence[int]],
         counts: Sequence[PairingCounts | None],
+        otherwise: str,
     ) -> None:
         """Write the record from the finished images."""
         rows: list[ObjectRow] = []
@@ -200,7 +210,7 @@ class _Audit:
         partial.remove()
         why_few = why_few_are_paired(sum(not row.missed for row in objects), len(objects), counts, self.config)
         if why_few is not None:
-            rank_zero_warn(f"The audit of {self.checkpoint}: {why_few}")
+            rank_zero_warn(f"The audit of {self.checkpoint}: {why_few} {otherwise}".rstrip())
 
 
 def threads_of_each(device: torch.device) -> int | None:

@@ -15,6 +15,7 @@ from odsg_lightning.checkpoints.classes import classes_of_categories
 from odsg_lightning.checkpoints.detector import load_detector
 from odsg_lightning.checkpoints.own_module import load_own_module
 from odsg_lightning.data.coco import CocoDataset
+from odsg_lightning.data.dataset import shortest_edge_size
 from odsg_lightning.detectors.build import class_count, portable_config
 from odsg_lightning.environment import in_ci
 from odsg_lightning.errors import BrokenInputError, UserInputError
@@ -34,12 +35,15 @@ class Loaded:
         class_names: in the order of the labels; None if it does not say.
         class_count: None if it is not known.
         description: plain data that tells it from other detectors with these weights.
+        input_size: length of an image's shorter edge and limit of the longer one that its configuration says, in
+            pixels; None if it says nothing.
     """
 
     module: nn.Module
     class_names: tuple[str, ...] | None
     class_count: int | None
     description: Any
+    input_size: tuple[int, int] | None = None
 
 
 def load_any(
@@ -72,7 +76,24 @@ def load_any(
     if checkpoint.suffix != ".ckpt" and num_classes is None:
         num_classes = categories
     detector = load_detector(checkpoint, config, num_classes, trust=trust)
-    return Loaded(detector, detector.category_names, class_count(detector.cfg), portable_config(detector.cfg))
+    cfg = detector.cfg
+    input_size = int(cfg.INPUT.MIN_SIZE_TEST), int(cfg.INPUT.MAX_SIZE_TEST)
+    return Loaded(detector, detector.category_names, class_count(cfg), portable_config(cfg), input_size)
+
+
+def scaled_otherwise(loaded: Loaded, chosen: AuditSet, coco: CocoDataset) -> str:
+    """Say in one line that the audit set's images are not scaled as the detector's configuration says; empty if not."""
+    ours, theirs = (chosen.min_size, chosen.max_size), loaded.input_size
+    if theirs is None or not theirs[0]:
+        return ""
+    sizes = [(image.height, image.width) for image in coco.images]
+    if all(shortest_edge_size(*size, *ours) == shortest_edge_size(*size, *theirs) for size in sizes):
+        return ""
+    return (
+        f"The audit set scales its images to {ours[0]} pixels, at most {ours[1]}, and the detector's configuration to "
+        f"{theirs[0]}, at most {theirs[1]} (INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST): was it trained on such images? "
+        "`odsg audit-set` has --min-size and --max-size."
+    )
 
 
 def classes_of(loaded: Loaded, chosen: AuditSet, coco: CocoDataset, checkpoint: Path) -> list[int]:

@@ -317,6 +317,14 @@ def test_an_audit_that_pairs_nothing_says_why(trained, place):
         assert main(arguments(trained, place / "r.json", "--score-threshold", "0.999", n_samples=1)) == 0
 
 
+def test_an_audit_of_images_that_are_scaled_otherwise_says_so(trained, shapes_folder, place):
+    assert audit_set(shapes_folder, place / "set.json", "--count", "2", "--min-size", "640") == 0
+    with pytest.warns(
+        UserWarning, match=r"scales its images to 640 pixels, at most 1333, .* 128, at most 128 \(INPUT.MIN_SIZE_TEST"
+    ):
+        assert main(arguments(trained, place / "r.json", "--audit-set", str(place / "set.json"), n_samples=1)) == 0
+
+
 def test_what_was_measured_elsewhere_is_kept_in_the_record(trained, place):
     metrics = ["--metric", "val/map=0.41", "--metric", "val/map_50=0.625", "--max-objects-per-image", "1"]
     assert main(arguments(trained, place / "a.json", *metrics, n_samples=1)) == 0
