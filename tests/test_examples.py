@@ -87,6 +87,11 @@ def _hidden(printed: str, folder: Path) -> None:
     assert "%" in printed
 
 
+def _settings(printed: str, folder: Path) -> None:
+    assert re.search(r"│ \(defaults\) +│ +[\d.]+ │ +1.00 \(1.00 to 1.00\) │ +\d+ │", printed)
+    assert re.search(r"│ tolerance=0.03 +│", printed)
+
+
 def _trimmed(printed: str, folder: Path) -> None:
     assert re.search(r"clean-0 +│ 0.01 │", printed)
     assert "trim=0.01: 6 of 6 comparisons have the verdicts of exact audits" in printed
@@ -151,6 +156,9 @@ RUNS = {
         runs="benchmarks/peak_memory.py",
     ),
     "benchmarks/scaling.py": Run("--images=1 --objects=1 --samples 1 2 --devices=1 --size=64 --rounds=1", _grown),
+    "benchmarks/settings.py": Run(
+        "--train-images=1 --val-images=1 --steps=1 --rounds=1 --score-threshold=0", _settings
+    ),
     "benchmarks/trimmed.py": Run(
         "--train-images=1 --val-images=1 --images=1 --steps=1 --n-samples=1 --trim=0.01", _trimmed
     ),
