@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from odsg_lightning.audit.isolation import isolated
 from odsg_lightning.checkpoints.device import Device, choose_device
@@ -18,6 +19,7 @@ from odsg_lightning.checkpoints.opened import (
     load_any,
     repeatable,
     running,
+    scaled_otherwise,
     why_afresh,
 )
 from odsg_lightning.checkpoints.ranks import Ranks
@@ -170,6 +172,8 @@ class _Work:
             if len(left) < len(images):
                 tell()
             ranks.share(left, compare, parts)
+            if ranks.rank == 0 and here.otherwise and not self.result().objects:
+                rank_zero_warn(f"Nothing was detected by {self.checkpoint}. {here.otherwise}")
 
     def result(self) -> CheckpointResult:
         """Return what all processes have found.
@@ -204,6 +208,7 @@ class _Here:
             self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # a fifth faster: most of the time goes into detecting
         self._detector = resolve_adapter(self._module)
         self.circumstances = circumstances(self._detector, loaded, device)
+        self.otherwise = scaled_otherwise(loaded, work.chosen, work.coco)
         self._classes = torch.tensor(classes_of(loaded, work.chosen, work.coco, work.checkpoint))
 
     def __call__(self, turn: int) -> ImageResult:

@@ -95,6 +95,15 @@ def test_nothing_detected_is_said(place, tmp_path, capsys):
     assert told(tmp_path)["checkpoints"][0]["objects"] == []
 
 
+def test_nothing_detected_in_images_that_are_scaled_otherwise_is_explained(place, shapes_folder, tmp_path):
+    data = ("--annotations", str(shapes_folder / "annotations/val.json"), "--images", str(shapes_folder / "val"))
+    assert main(["audit-set", *data, "-o", str(tmp_path / "set.json"), "--min-size", "256", "--count", "1"]) == 0
+    with pytest.warns(UserWarning, match=r"Nothing was detected by .*/model.ckpt. The audit set scales .* to 256 pix"):
+        assert (
+            run(place, tmp_path / "out", "--score-threshold", "0.9999", "--audit-set", str(tmp_path / "set.json")) == 0
+        )
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
