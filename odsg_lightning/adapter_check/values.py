@@ -103,7 +103,10 @@ def check_channels(look: Look) -> Verdict:
     if bool((look.image[0] == look.image[2]).all()):
         return "undecided", "This image has no colours to tell RGB from BGR."
     changed: dict[str, Callable[[Tensor], Tensor]] = {"BGR: flip the channels, `image.flip(0)`": lambda i: i.flip(0)}
-    return _surest(look, "The image comes as RGB, but the model seems to want", changed)
+    status, words = _surest(look, "The image comes as RGB, but the model seems to want", changed)
+    # Colours matter little to many detectors: one that was trained on RGB was surer by more than 0.1 of BGR in 2 of 100
+    # images, and a half-trained one more than twice as sure.
+    return ("warning" if status == "failure" else status), words
 
 
 def _surest(look: Look, complaint: str, changed: dict[str, Callable[[Tensor], Tensor]]) -> Verdict:

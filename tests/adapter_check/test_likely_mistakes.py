@@ -219,7 +219,7 @@ MISTAKES = {
     "labels below 0": (labels(lambda n: n - 1), {}, "labels", "failure", "stands for the background"),
     "wants 0 to 1": (seen(lambda i: 255 * i.clamp(max=1)), TRUTH, "image range", "failure", "divide by 255 in"),
     "divided twice": (seen(lambda i: i / 255), TRUTH, "image range", "failure", "do not divide by 255 where the model"),
-    "BGR": (seen(lambda i: i.flip(0)), TRUTH, "channel order", "failure", "BGR: flip the channels, `image.flip(0)`"),
+    "BGR": (seen(lambda i: i.flip(0)), TRUTH, "channel order", "warning", "BGR: flip the channels, `image.flip(0)`"),
     "batches only": (WantsTwo, {}, "outputs", "failure", "takes batches [N, 3, H, W] needs `image[None]`"),
     "single images only": (TakesTheFirst, {}, "batch", "failure", "not the first alone"),
     "a look at the batch": (PadsToTheCentre, {}, "image sizes", "warning", "something looks at the whole batch"),
