@@ -9,6 +9,7 @@ GFLOP are the operations of convolutions and matrix products, counted in a furth
 """
 
 import argparse
+import logging
 import math
 import statistics
 import tempfile
@@ -34,6 +35,7 @@ from odsg_lightning.records.record import AuditRecord
 SETTINGS: Sequence[Mapping[str, Any]] = (
     {},
     {"seed": 1},
+    {"engine": "autograd"},
     {"n_samples": 10},
     {"n_samples": 5},
     {"tolerance": 0.01},
@@ -88,6 +90,7 @@ def main(args: Sequence[str] | None = None) -> list[list[Audits]]:
     if (options.audit_set is None) == bool(options.checkpoints):
         parser.error("Expected checkpoints together with their --audit-set, or neither.")
     torch.set_num_threads(options.threads)
+    logging.disable(logging.INFO)  # which engine runs, for each audit
     base = AuditConfig(score_threshold=options.score_threshold)
     with no_foreign_warnings():
         if options.audit_set is None:
@@ -101,6 +104,7 @@ def main(args: Sequence[str] | None = None) -> list[list[Audits]]:
                 for audits, checkpoint in zip(row, options.checkpoints, strict=True):
                     once_more = audits.time if round_ else audits.count
                     once_more(checkpoint, options.audit_set, replace(base, **changed))
+    logging.disable(logging.NOTSET)
     _print(found, f"{len(options.checkpoints)} detectors, {options.rounds} rounds; {machine('cpu')}")
     return found
 

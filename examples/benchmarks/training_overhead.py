@@ -71,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 
 def _demo_run(folder: Path, detector: DetectorName, options: argparse.Namespace, engine: str | None) -> dict[str, Any]:
-    """Fit one of the demonstration's detectors as ``odsg demo`` does it, but for the number of steps."""
+    """Fit a detector of the demonstration as ``odsg demo`` does, but for the steps, and with 20 noise samples."""
     steps = options.steps or RECIPES[detector][1]
     seed_everything(0, verbose=False)
     shapes = make_shapes(folder / "shapes", n_train=options.images, n_val=options.val_images)

@@ -269,5 +269,5 @@ def _block_means(maps: Tensor) -> Tensor:
 
 def _webp(picture: NDArray[np.uint8]) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "WEBP", quality=80)
+    Image.fromarray(picture).save(stream, "WEBP", quality=80, method=2)  # in half of the time of 4, the default
     return stream.getvalue()

@@ -15,6 +15,7 @@ none of these (CSV)     ``strips/<tag>/step_<step>.png`` in the       none
 No package is loaded here: whoever made the logger has loaded its own.
 """
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.proto.summary_pb2 import Summary
 
 from odsg_lightning.callback.packages import lightning_classes
 from odsg_lightning.errors import UserInputError
@@ -32,6 +34,7 @@ from odsg_lightning.files import make_folder, replaced
 Cells = Sequence[Sequence[str | int | float | None]]
 
 _TABLE = "audit/worst_objects"
+_RUN_LENGTHS = 3  # zlib's strategy Z_RLE
 
 
 def log_pictures(trainer: Trainer, pictures: Mapping[str, NDArray[np.uint8]], step: int) -> None:
@@ -104,12 +107,22 @@ def _write_png(folder: Path, tag: str, step: int, picture: NDArray[np.uint8] | b
         if isinstance(picture, bytes):
             unfinished.write_bytes(picture)
         else:
-            Image.fromarray(picture).save(unfinished, format="PNG")
+            unfinished.write_bytes(_png(picture))
     return path
 
 
+def _png(picture: NDArray[np.uint8]) -> bytes:
+    """Pack a picture four times as fast as by default, into a tenth more bytes: packing took longer than drawing."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="PNG", compress_type=_RUN_LENGTHS)
+    return stream.getvalue()
+
+
 def _picture_to_tensorboard(logger: Any, tag: str, picture: NDArray[np.uint8], step: int) -> None:
-    logger.experiment.add_image(tag, picture, step, dataformats="HWC")
+    # Not add_image(), which takes five times as long: it goes through floats, resamples, and packs in its own way.
+    height, width, channels = picture.shape
+    image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=_png(picture))
+    logger.experiment._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
 def _picture_to_mlflow(logger: Any, tag: str, picture: NDArray[np.uint8], step: int) -> None:

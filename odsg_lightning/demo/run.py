@@ -16,6 +16,8 @@ from odsg_lightning.saliency.options import Engine
 
 _VALIDATIONS = 6
 _ENOUGH_AP50 = 0.9
+_TOLERANCE = 0.03
+"""Of the maps, so that audits take little of a short training: as good as 20 noise samples, `docs/speed.md` says."""
 
 
 def run_demo(
@@ -41,7 +43,7 @@ def run_demo(
     """
     if detector not in RECIPES:
         raise UserInputError(f"Expected argument `detector` to be one of {sorted(RECIPES)}, but got {detector!r}.")
-    audit = ODSmoothGradCallback(max_strips=16, engine=engine)  # refuses a wrong engine at once
+    audit = ODSmoothGradCallback(max_strips=16, engine=engine, tolerance=_TOLERANCE)  # refuses a wrong engine at once
     closing = Closing(f"{detector}, after its last step")
     console = Console()
     _, steps = RECIPES[detector]
