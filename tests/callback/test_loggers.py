@@ -1,18 +1,22 @@
 """What arrives in each logger, read back from what its real package wrote; nothing leaves the machine."""
 
 import csv
+import io
 import json
 import zipfile
 from importlib import import_module
 
+import numpy as np
 import pytest
 from helpers.both_packages import PACKAGES
 from helpers.known_module import KnownModule, known_audit
-from helpers.runs import trainer_with
+from helpers.runs import read_events, trainer_with
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 from PIL import Image
 
+from odsg_lightning.callback.loggers import export_pictures, log_pictures
 from odsg_lightning.callback.summary import WORST_COLUMNS
 
 STRIPS = ["saliency/image_1/annotation_1", "saliency/image_1/annotation_2"]
@@ -47,6 +51,19 @@ def test_csv_has_the_scalars_and_files_beside_it_the_pictures(loggers, tmp_path)
     assert (float(row["iof/near"]), row["step"]) == (1, "1")
     assert sorted(folder.rglob("*.png")) == [folder / "strips" / tag / "step_000001.png" for tag in STRIPS]
     assert all(is_strip(path) for path in folder.rglob("*.png"))
+
+
+def test_tensorboard_has_the_very_pictures(loggers, tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)
+    logger = loggers.TensorBoardLogger(tmp_path)
+    log_pictures(Trainer(logger=logger, accelerator="cpu"), {"a/b": picture}, step=7)
+    logger.finalize("success")
+    (event,) = read_events(tmp_path).Images("a/b")
+    assert (event.step, event.height, event.width) == (7, 40, 70)
+    (path,) = export_pictures(tmp_path / "lightning_logs/version_0", tmp_path / "out")
+    for source in (io.BytesIO(event.encoded_image_string), path):
+        with Image.open(source) as read:
+            assert (np.asarray(read) == picture).all()
 
 
 def test_wandb_has_scalars_pictures_and_a_table(loggers, tmp_path, monkeypatch):
