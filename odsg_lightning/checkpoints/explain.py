@@ -1,5 +1,6 @@
 """Explaining pictures with a finished checkpoint, and writing what came of it."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from odsg_lightning.checkpoints.detector import load_detector
 from odsg_lightning.checkpoints.device import Device, choose_device
 from odsg_lightning.data.dataset import resize_image, shortest_edge_size
 from odsg_lightning.data.images import load_image
+from odsg_lightning.detectors.build import input_size
 from odsg_lightning.errors import UserInputError
 from odsg_lightning.explanations.explain import explain
 from odsg_lightning.explanations.explanation import Explanation
@@ -41,7 +43,8 @@ def explain_pictures(
         num_classes: likewise.
         trust: likewise.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        min_size: shorter edge as the detector sees a picture; None for that of the checkpoint's configuration.
+        min_size: shorter edge as the detector sees a picture; None for that of the checkpoint's configuration, or of the
+            picture if that says none.
         max_size: upper limit of the longer edge, likewise.
         point: ``(x, y)`` in pixels of the file.
         **settings: see :func:`odsg_lightning.explanations.explain.explain`.
@@ -57,15 +60,15 @@ def explain_pictures(
     if one_file and len(pictures) != 1:
         raise UserInputError(f"Expected one picture for the file {output}, but got {len(pictures)}: give a folder.")
     detector = load_detector(checkpoint, config, num_classes, trust=trust).to(choose_device(device))
-    sizes = detector.cfg.INPUT
-    least, most = min_size or int(sizes.MIN_SIZE_TEST), max_size or int(sizes.MAX_SIZE_TEST)
+    shorter, longer = input_size(detector.cfg) or (None, None)
+    least, most = min_size or shorter, max_size or longer
     if not one_file:
         make_folder(output)
     explained = {}
     for picture in pictures:
         pixels = load_image(picture)
         height, width = pixels.shape[1:]
-        size = shortest_edge_size(height, width, least, most)
+        size = shortest_edge_size(height, width, least or min(height, width), most or sys.maxsize)
         at = None if point is None else (point[0] * size[1] / width, point[1] * size[0] / height)
         explained[picture] = explain(detector, resize_image(pixels, size).float(), point=at, **settings)
         if explained[picture]:

@@ -16,7 +16,7 @@ from odsg_lightning.checkpoints.detector import load_detector
 from odsg_lightning.checkpoints.own_module import load_own_module
 from odsg_lightning.data.coco import CocoDataset
 from odsg_lightning.data.dataset import shortest_edge_size
-from odsg_lightning.detectors.build import class_count, portable_config
+from odsg_lightning.detectors.build import class_count, input_size, portable_config
 from odsg_lightning.environment import in_ci
 from odsg_lightning.errors import BrokenInputError, UserInputError
 from odsg_lightning.files import sha256_of_json
@@ -77,14 +77,13 @@ def load_any(
         num_classes = categories
     detector = load_detector(checkpoint, config, num_classes, trust=trust)
     cfg = detector.cfg
-    input_size = int(cfg.INPUT.MIN_SIZE_TEST), int(cfg.INPUT.MAX_SIZE_TEST)
-    return Loaded(detector, detector.category_names, class_count(cfg), portable_config(cfg), input_size)
+    return Loaded(detector, detector.category_names, class_count(cfg), portable_config(cfg), input_size(cfg))
 
 
 def scaled_otherwise(loaded: Loaded, chosen: AuditSet, coco: CocoDataset) -> str:
     """Say in one line that the audit set's images are not scaled as the detector's configuration says; empty if not."""
     ours, theirs = (chosen.min_size, chosen.max_size), loaded.input_size
-    if theirs is None or not theirs[0]:
+    if theirs is None:
         return ""
     sizes = [(image.height, image.width) for image in coco.images]
     if all(shortest_edge_size(*size, *ours) == shortest_edge_size(*size, *theirs) for size in sizes):

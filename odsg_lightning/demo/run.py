@@ -17,7 +17,7 @@ from odsg_lightning.saliency.options import Engine
 _VALIDATIONS = 6
 _ENOUGH_AP50 = 0.9
 _TOLERANCE = 0.03
-"""Of the maps, so that audits take little of a short training: as good as 20 noise samples, `docs/speed.md` says."""
+"""So that audits take less of a short training. Means stay those of 20 noise samples: docs/speed.md."""
 
 
 def run_demo(

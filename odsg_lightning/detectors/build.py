@@ -147,6 +147,16 @@ def class_count(cfg: CfgNode) -> int:
     return int(section.NUM_CLASSES)
 
 
+def input_size(cfg: CfgNode) -> tuple[int, int] | None:
+    """Return the length of the shorter edge and the limit of the longer one to which images are scaled for detection.
+
+    Returns:
+        In pixels; None if it leaves images as they are (``INPUT.MIN_SIZE_TEST`` of 0) or says nothing of use.
+    """
+    shorter, longer = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    return (shorter, longer) if all(isinstance(edge, int) and edge > 0 for edge in (shorter, longer)) else None
+
+
 def portable_config(cfg: CfgNode) -> dict[str, Any]:
     """Return what of ``cfg`` differs from Detectron2's defaults, as plain data that :func:`load_config` takes back."""
     return changed_values(cfg, get_cfg())

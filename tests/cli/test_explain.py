@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers.checkpoints import save_lightning
 from PIL import Image
 
 from odsg_lightning import DetectionModule
@@ -54,6 +55,25 @@ def test_arrays_of_one_picture(folder, tmp_path):
         assert arrays["parameters"].tolist() == ["x_min", "y_min", "x_max", "y_max", "score"]
         assert arrays["target"] == "logit"
         assert np.isfinite(arrays["maps"][:, 4]).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "expected"),
+    [
+        (0, (), (64, 96)),
+        (None, (), (64, 96)),
+        (0, ("--min-size", "128"), (128, 192)),
+        (0, ("--max-size", "48"), (32, 48)),
+    ],
+)
+def test_a_configuration_that_scales_nothing(tmp_path, folder, size, options, expected):
+    module = DetectionModule(
+        "retinanet_tiny", {"MODEL.RETINANET.SCORE_THRESH_TEST": 0.0, "INPUT.MIN_SIZE_TEST": size}, num_classes=3
+    )
+    save_lightning(module, tmp_path / "model.ckpt")
+    assert explain(tmp_path, folder / "two.jpg", "-o", tmp_path / "two.npz", *FOUND, *options) == 0
+    with np.load(tmp_path / "two.npz") as arrays:
+        assert arrays["image"].shape == (3, *expected)
 
 
 def test_classes_go_by_the_names_in_the_checkpoint(folder, tmp_path, capsys):

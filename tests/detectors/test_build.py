@@ -13,6 +13,7 @@ from odsg_lightning.detectors import build
 from odsg_lightning.detectors.build import (
     build_detector,
     class_count,
+    input_size,
     load_config,
     model_zoo_folder,
     portable_config,
@@ -453,3 +454,12 @@ def test_a_part_that_nobody_has_registered_is_named_with_the_way_out(key, regist
     cfg = load_config("faster_rcnn_tiny", {key: "build_my_own"})
     with pytest.raises(UserInputError, match=rf"'build_my_own' to be registered .* {registry}, .*audit_checkpoint\("):
         build_detector(cfg)
+
+
+@pytest.mark.parametrize(
+    ("shorter", "longer", "expected"),
+    [(640, 1000, (640, 1000)), (0, 1000, None), (None, 1000, None), (640, None, None), (-640, 1000, None)],
+)
+def test_what_a_configuration_scales_images_to(shorter, longer, expected):
+    cfg = load_config("retinanet_tiny", {"INPUT.MIN_SIZE_TEST": shorter, "INPUT.MAX_SIZE_TEST": longer})
+    assert input_size(cfg) == expected
