@@ -43,8 +43,8 @@ def explain_pictures(
         num_classes: likewise.
         trust: likewise.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        min_size: shorter edge as the detector sees a picture; None for that of the checkpoint's configuration, or of the
-            picture if that says none.
+        min_size: shorter edge as the detector sees a picture; None for that of the checkpoint's configuration, or
+            of the picture if that says none.
         max_size: upper limit of the longer edge, likewise.
         point: ``(x, y)`` in pixels of the file.
         **settings: see :func:`odsg_lightning.explanations.explain.explain`.
