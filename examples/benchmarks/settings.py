@@ -1,6 +1,6 @@
 r"""What the settings of an audit cost, and how far they move what it logs.
 
-    python examples/benchmarks/settings.py             # trains two small detectors first: about 15 minutes
+    python examples/benchmarks/settings.py             # trains two small detectors first: about 25 minutes
     python examples/benchmarks/settings.py a.ckpt b.ckpt --audit-set audit_set.json
 
 Each detector is audited with the defaults, and with each of some cheaper settings, all in turn in every round. Seconds
