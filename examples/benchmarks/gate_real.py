@@ -41,6 +41,7 @@ class Models:
 
     def __init__(self, folder: Path, steps: int, images: int, val_images: int, devices: int | None = None) -> None:
         """Make the data, and choose what is audited, by how many devices."""
+        folder.mkdir(parents=True, exist_ok=True)
         self.devices = devices
         self.data: ShortcutData = make_shortcut_data(folder / "data", seed=0, n_train=images, n_val=val_images)
         self.folder, self.steps, self.audit_set = folder / f"{steps}-steps", steps, folder / "audit_set.json"
@@ -58,6 +59,10 @@ class Models:
             print(f"{path.name}: AP50 {ap50(module, self.data.at_boxes):.3f}", flush=True)
         return path
 
+    def checkpoints(self, kind: Kind, count: int) -> list[Path]:
+        """Return so many of them, by their seeds from 0."""
+        return [self.checkpoint(kind, seed) for seed in range(count)]
+
     def audit(self, kind: Kind, seed: int, noise: int = 0) -> AuditRecord:
         """Return an audit of a detector under a seed of the noise."""
         path = self.folder / "audits" / f"{kind}-{seed}-noise-{noise}.json"
@@ -70,7 +75,6 @@ class Models:
 def main(args: Sequence[str] | None = None) -> dict[str, dict[str, GateResult]]:
     """Print a table and return, for each case, what the gate said of each candidate."""
     options = _parse(args)
-    options.output.mkdir(parents=True, exist_ok=True)
     same, shortcut, retrained = {}, {}, {}
     with no_foreign_warnings():
         models = Models(options.output, options.steps, options.images, options.val_images, options.devices)

@@ -94,10 +94,9 @@ def main(args: Sequence[str] | None = None) -> list[list[Audits]]:
     base = AuditConfig(score_threshold=options.score_threshold)
     with no_foreign_warnings():
         if options.audit_set is None:
-            options.output.mkdir(parents=True, exist_ok=True)
             models = Models(options.output, options.steps, options.train_images, options.val_images)
             options.audit_set = models.audit_set
-            options.checkpoints = [models.checkpoint("clean", seed) for seed in range(2)]
+            options.checkpoints = models.checkpoints("clean", 2)
         found = [[Audits() for _ in options.checkpoints] for _ in SETTINGS]
         for round_ in range(1 + options.rounds):
             for row, changed in zip(found, SETTINGS, strict=True):

@@ -61,11 +61,10 @@ def main(args: Sequence[str] | None = None) -> dict[str, Trimmed]:
     torch.set_num_threads(options.threads)
     with no_foreign_warnings():
         if options.audit_set is None:
-            options.output.mkdir(parents=True, exist_ok=True)
             models = Models(options.output, options.steps, options.train_images, options.val_images)
             options.audit_set = models.audit_set
-            options.honest = [models.checkpoint("clean", seed) for seed in range(2)]
-            options.shortcut = [models.checkpoint("shortcut", seed) for seed in range(2)]
+            options.honest = models.checkpoints("clean", 2)
+            options.shortcut = models.checkpoints("shortcut", 2)
         config = AuditConfig(
             n_samples=options.n_samples, precision=options.precision, max_objects_per_image=options.max_objects
         )

@@ -1,6 +1,5 @@
 """One audited object: what was detected of it, what its maps measure, and what is kept of them in a record."""
 
-import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,6 +25,7 @@ from odsg_lightning.records.record import ObjectRow
 from odsg_lightning.saliency.masks import above_share, smoothed
 from odsg_lightning.saliency.protocol import ConfiguredDetector, Detector
 from odsg_lightning.types import AuditSample, ObjectSaliency
+from odsg_lightning.viz.packing import as_webp
 
 OBJECTS_CHOSEN = "balanced over the classes"
 """How ``max_objects_per_image`` chooses, as a fingerprint says it; the first versions took the first of each image."""
@@ -234,7 +233,7 @@ def object_maps(item: AuditedObject, strip: NDArray[np.uint8] | None = None) -> 
     # A map that is zero everywhere is as undefined as one that is not finite: 0 / 0 is NaN.
     shares = torch.where(fullest > 0, reduced / reduced.amax(dim=(1, 2), keepdim=True), torch.nan)
     return ObjectMaps(
-        shares.to(torch.float16).cpu().numpy(), foreground.cpu().numpy(), b"" if strip is None else _webp(strip)
+        shares.to(torch.float16).cpu().numpy(), foreground.cpu().numpy(), b"" if strip is None else as_webp(strip)
     )
 
 
@@ -265,9 +264,3 @@ def _block_means(maps: Tensor) -> Tensor:
     """Average ``[5, H, W]`` over the smallest square blocks that fit; blocks at the border may be cut."""
     block = math.ceil(max(maps.shape[1:]) / MAX_SIDE)
     return functional.avg_pool2d(maps, block, ceil_mode=True)
-
-
-def _webp(picture: NDArray[np.uint8]) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "WEBP", quality=80, method=2)  # in half of the time of 4, the default
-    return stream.getvalue()

@@ -104,10 +104,7 @@ def _write_png(folder: Path, tag: str, step: int, picture: NDArray[np.uint8] | b
     make_folder(folder / tag)
     path = folder / tag / f"step_{step:06d}.png"
     with replaced(path) as unfinished:
-        if isinstance(picture, bytes):
-            unfinished.write_bytes(picture)
-        else:
-            unfinished.write_bytes(_png(picture))
+        unfinished.write_bytes(picture if isinstance(picture, bytes) else _png(picture))
     return path
 
 

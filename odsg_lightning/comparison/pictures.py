@@ -1,16 +1,15 @@
 """Pictures of one object for the gallery: the photograph, and what each method says of its score and its x_min."""
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 
-from PIL import Image
 from torch import Tensor
 
 from odsg_lightning.comparison.result import Pictures
 from odsg_lightning.names import PARAMETERS
 from odsg_lightning.saliency.masks import defined_maps
 from odsg_lightning.types import AuditSample, Detections
+from odsg_lightning.viz.packing import as_webp
 from odsg_lightning.viz.panels import Pixels, map_panel, photograph_panel
 from odsg_lightning.viz.window import extent_of, window_around
 
@@ -18,7 +17,6 @@ SHOWN = ("score", "x_min")
 """The parameters whose maps are drawn."""
 
 _SIDE = 144  # pixels of a panel's height; a panel is about as wide on a page
-_QUALITY = 80
 
 
 def object_pictures(
@@ -53,6 +51,4 @@ def object_pictures(
 
 
 def _webp(picture: Pixels) -> str:
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "WEBP", quality=_QUALITY)
-    return base64.b64encode(stream.getvalue()).decode("ascii")
+    return base64.b64encode(as_webp(picture)).decode("ascii")

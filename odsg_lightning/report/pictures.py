@@ -12,6 +12,7 @@ from PIL import Image
 from odsg_lightning.names import PARAMETERS
 from odsg_lightning.records.record import ObjectRow
 from odsg_lightning.text import number
+from odsg_lightning.viz.packing import as_webp
 
 PANELS = ("photograph", *PARAMETERS, "object alone", "without the object")
 """What the panels of a strip show, in their order; a strip without the last two is of an earlier version."""
@@ -20,7 +21,6 @@ PANELS = ("photograph", *PARAMETERS, "object alone", "without the object")
 _MARGIN, _SPACE, _TOP, _BELOW = 12, 8, 44, 90
 _GROUND = (24, 26, 31)
 _MIN_SIDE = 100
-_QUALITY = 80  # what an audit stores its strips with
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,8 @@ def _row(
     picture: Image.Image, panels: Sequence[tuple[int, int]], captions: Sequence[tuple[str, str]], whose: str
 ) -> Row:
     part = picture.crop((panels[0][0], _TOP, panels[-1][1], picture.height - _BELOW))
-    stream = io.BytesIO()
-    part.save(stream, "WEBP", quality=_QUALITY, method=2)
     alt = f"{whose}, {', '.join(name for name, _ in captions)}"
-    return Row(_url(stream.getvalue()), part.width, part.height, alt, tuple(captions))
+    return Row(_url(as_webp(part)), part.width, part.height, alt, tuple(captions))
 
 
 def _map_captions(row: ObjectRow) -> list[str]:
